@@ -1,0 +1,64 @@
+# Two commands matter: `make book` and `make test`. Each works alone on a machine with Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+HTML := _build/html
+
+# One thread a process: networks of this size are bound by overhead, and processes share the cores.
+export OMP_NUM_THREADS ?= 1
+export PYTHONHASHSEED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help book execute notebooks lab serve test lint unit nbval test-web bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): requirements.txt code/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing the pinned packages into $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+book: execute  ## execute what changed and build the HTML
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	@echo "Open $(CURDIR)/$(HTML)/index.html"
+
+execute: $(READY)
+	@$(BIN)/python -m bookbuild.execute
+
+notebooks: execute  ## write notebooks/ from book/, executed
+	@$(BIN)/python -m bookbuild.notebooks
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+serve: book  ## build, then serve the HTML on http://localhost:8000
+	$(BIN)/python -m http.server --bind localhost --directory $(HTML) 8000
+
+test: lint unit nbval  ## style, types, unit and property tests, and nbval on every notebook
+
+lint: $(READY)
+	$(BIN)/ruff check --config code/pyproject.toml code tests benchmarks
+	$(BIN)/ruff format --check --config code/pyproject.toml code tests benchmarks
+	cd code && ../$(BIN)/mypy bnbook bookbuild
+
+unit: $(READY)
+	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore tests/test_web.py \
+	  --cov=bnbook --cov-branch --cov-report=term:skip-covered --cov-fail-under=95
+
+nbval: $(READY)
+	$(BIN)/python -m pytest -c tests/pytest.ini notebooks --nbval --nbval-current-env \
+	  --nbval-sanitize-with tests/sanitize.cfg --numprocesses auto --dist loadscope
+
+test-web: book  ## open the built pages in Chromium, with the network blocked
+	$(BIN)/python -m pytest -c tests/pytest.ini tests/test_web.py
+
+bench: $(READY)  ## ratios of our layers' times to PyTorch's
+	$(BIN)/python benchmarks/bench_norms.py
+
+clean:  ## remove what was built; the installation stays
+	rm -rf _build

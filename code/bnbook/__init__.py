@@ -1,0 +1,1 @@
+"""Tested code of the book *Batch Normalization, Measured*."""

@@ -1,0 +1,431 @@
+"""PyTorch layers on the definitions of :mod:`bnbook.norms`, with the analytic gradient.
+
+Each layer loads the ``state_dict`` of PyTorch's own layer of the same kind, and the other way
+round. What a layer does depends on ``self.training`` and on nothing else: not on whether
+gradients are recorded.
+
+All layers share one function. It sees the input as (A, K, B), where each index k has its own
+mean and variance over A and B: batch norm is (N, C, positions); layer, instance and group norm
+are (1, rows, values of a row).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "normalize"]
+
+
+def normalize(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize each k of (A, K, B) over A and B, then scale and shift it.
+
+    Two-pass variance and analytic backward, as :func:`bnbook.norms.batch_norm`
+    ([ioffe2015], Algorithm 1 and section 3). Can be differentiated twice, and works under
+    ``torch.func.vmap``.
+
+    Parameters
+    ----------
+    x : Tensor of shape (A, K, B)
+        float32 or float64.
+    gamma, beta : Tensor of shape (K,)
+        Scale and shift.
+    eps : float
+        Added to the variance, under the root.
+
+    Returns
+    -------
+    y : Tensor of shape (A, K, B)
+    mean, var : Tensor of shape (K,)
+        Of `x`; var is biased (divides by A B). No gradient flows through these two.
+    """
+    y, mean, var, *_ = _Normalize.apply(x, gamma, beta, eps)  # type: ignore[no-untyped-call]
+    return y, mean, var
+
+
+class _Normalize(torch.autograd.Function):
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta, with the gradient written out."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
+        first, rest, var, centred = _moments(x)
+        inv_std = torch.rsqrt(var + eps)
+        scale = gamma * inv_std
+        # One pass takes the rest out, scales and shifts: (centred - rest) * scale + beta.
+        y = torch.addcmul((beta - rest * scale)[:, None], centred, scale[:, None])
+        return y, first + rest, var, first, rest, inv_std
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        x, gamma, _, eps = inputs
+        _, mean, var, first, rest, inv_std = output
+        ctx.mark_non_differentiable(mean, var, first, rest, inv_std)
+        ctx.save_for_backward(x, gamma, first, rest, inv_std)
+        ctx.eps = eps
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, gamma, first, rest, inv_std = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # A second derivative is wanted: the statistics depend on x, and the graph must know.
+            first, rest, var, centred = _moments(x)
+            inv_std = torch.rsqrt(var + ctx.eps)
+        else:
+            centred = x - first[:, None]  # again: cheaper than to keep it in memory until now
+        m = x.shape[-3] * x.shape[-1]
+        dbeta = _sum(dy)
+        dgamma = (_dot(dy, centred) - rest * dbeta) * inv_std
+        # dx = gamma / std * (dy - dbeta / m - xhat * dgamma / m) with xhat = (centred - rest) / std
+        scale = gamma * inv_std
+        along_xhat = scale * inv_std * dgamma / m
+        along_one = scale * dbeta / m - rest * along_xhat
+        dx = torch.addcmul(-along_one[:, None], dy, scale[:, None])
+        return dx.addcmul_(centred, -along_xhat[:, None]), dgamma, dbeta, None
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Sum of each k of (A, K, B): first along the contiguous axis, which is twice as fast as both at once."""
+    return x.sum(-1).sum(-2)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a * b for each k of (A, K, B), without a product of full size in memory."""
+    if a.shape[-1] < 8:  # many tiny dot products: a matrix product each would cost more than it saves
+        return _sum(a * b)
+    rows, length = a.shape[-3] * a.shape[-2], a.shape[-1]
+    products = torch.bmm(a.reshape(rows, 1, length), b.reshape(rows, length, 1))
+    return products.view(a.shape[-3], a.shape[-2]).sum(-2)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean of each k as a rounded value and a small rest, the biased variance, and x - first.
+
+    Subtracting first + rest in one step would round the rest away (a float32 mean near 1e6
+    is a multiple of 0.06), so the two are kept apart.
+    """
+    m = x.shape[-3] * x.shape[-1]
+    first = _sum(x) / m
+    centred = x - first[:, None]
+    rest = _sum(centred) / m
+    var = _dot(centred, centred) / m - rest * rest
+    return first, rest, var.clamp(min=0), centred
+
+
+class _Affine(nn.Module):
+    """A layer with a scale (`weight`, gamma) and a shift (`bias`, beta), or with neither."""
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(self, shape: tuple[int, ...], affine: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(shape)) if affine else None
+
+    def _scale_and_shift(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """`weight` * y + `bias`, both viewed in `shape`."""
+        if self.weight is None or self.bias is None:
+            return y
+        return torch.addcmul(self.bias.view(shape), y, self.weight.view(shape))
+
+
+class BatchNorm(_Affine):
+    """Batch norm for (N, C) and (N, C, *spatial), as ``nn.BatchNorm1d``, ``2d`` and ``3d``.
+
+    In training each channel is normalized with the mean and the biased variance of the batch,
+    and the running statistics take in the mean and the unbiased variance. In evaluation the
+    running statistics normalize; without any (``track_running_stats=False``) the batch does.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    eps : float
+        Added to the variance, under the root.
+    momentum : float or None
+        Weight of the **new** value in the running statistics; None gives each batch the same weight.
+    affine : bool
+        Whether there are a scale (`weight`, gamma) and a shift (`bias`, beta) to learn.
+    track_running_stats : bool
+        Whether running statistics are kept.
+
+    Raises
+    ------
+    ValueError
+        From ``forward``: for a wrong shape or dtype, or when a statistic of a batch is wanted from
+        fewer than two values per channel, or when NaN or infinity would enter the running
+        statistics (they are then left as they were).
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__((_positive("num_features", num_features),), affine)
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        self.register_buffer("running_mean", torch.zeros(num_features) if track_running_stats else None)
+        self.register_buffer("running_var", torch.ones(num_features) if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` of shape (N, C) or (N, C, *spatial)."""
+        _check(x, self.num_features, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
+        gamma = x.new_ones(self.num_features) if self.weight is None else self.weight
+        beta = x.new_zeros(self.num_features) if self.bias is None else self.bias
+        if not self.training and self.running_mean is not None and self.running_var is not None:
+            shape = _channels(x)
+            scale = gamma * torch.rsqrt(self.running_var + self.eps)
+            centred = x - self.running_mean.view(shape)
+            return torch.addcmul(beta.view(shape), centred, scale.view(shape))
+        m = x.shape[0] * math.prod(x.shape[2:])
+        _at_least_two(m, x, "channel")
+        y, mean, var = normalize(x.reshape(*x.shape[:2], -1), gamma, beta, self.eps)
+        if self.training and self.track_running_stats:
+            self._update(mean, var * (m / (m - 1)))
+        return y.view(x.shape)
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+        batches = cast(Tensor, self.num_batches_tracked)
+        if not bool(torch.isfinite(mean).all() & torch.isfinite(unbiased_var).all()):
+            raise ValueError(
+                "x: got NaN, infinity or values too large to square; they would stay in the running "
+                "statistics for ever, which were left as they were"
+            )
+        batches += 1
+        weight = 1 / int(batches) if self.momentum is None else self.momentum
+        running_mean.lerp_(mean.to(running_mean.dtype), weight)
+        running_var.lerp_(unbiased_var.to(running_var.dtype), weight)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
+
+
+class GroupNorm(_Affine):
+    """Group norm for (N, C) and (N, C, *spatial), as ``nn.GroupNorm`` ([wu2018], equation 7).
+
+    Parameters
+    ----------
+    num_groups : int
+        G, a divisor of `num_channels`.
+    num_channels : int
+        C.
+    eps : float
+        Added to the variance, under the root.
+    affine : bool
+        Whether there are a scale and a shift for each channel to learn.
+
+    Raises
+    ------
+    ValueError
+        If `num_groups` does not divide `num_channels`; from ``forward`` for a wrong shape or dtype, or
+        fewer than two values per group.
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__((_positive("num_channels", num_channels),), affine)
+        if num_groups < 1 or num_channels % num_groups:
+            raise ValueError(
+                f"num_groups: got {num_groups}, allowed are the divisors of {num_channels} channels"
+            )
+        self.num_groups = num_groups
+        self.num_channels = num_channels
+        self.eps = eps
+        self.affine = affine
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` of shape (N, C) or (N, C, *spatial)."""
+        _check(x, self.num_channels, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
+        rows = x.reshape(x.shape[0] * self.num_groups, -1) if x.numel() else x.new_empty(0, 0)
+        _at_least_two(rows.shape[1], x, "group of an example")
+        return self._scale_and_shift(_normalize_rows(rows, self.eps).view(x.shape), _channels(x))
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class InstanceNorm(_Affine):
+    """Instance norm for (N, C, *spatial), as ``nn.InstanceNorm1d``, ``2d`` and ``3d``.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    eps : float
+        Added to the variance, under the root.
+    affine : bool
+        Whether there are a scale and a shift to learn; off, as in PyTorch.
+
+    Raises
+    ------
+    ValueError
+        From ``forward``: for a wrong shape or dtype, or fewer than two values per channel of an example.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
+        super().__init__((_positive("num_features", num_features),), affine)
+        self.num_features = num_features
+        self.eps = eps
+        self.affine = affine
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` of shape (N, C, *spatial)."""
+        _check(x, self.num_features, min_ndim=3, layout="(N, C, *spatial)")
+        _at_least_two(math.prod(x.shape[2:]), x, "channel of an example")
+        rows = x.reshape(x.shape[0] * x.shape[1], -1) if x.numel() else x.new_empty(0, 0)
+        return self._scale_and_shift(_normalize_rows(rows, self.eps).view(x.shape), _channels(x))
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+
+
+class LayerNorm(_Affine):
+    """Layer norm over the trailing axes, as ``nn.LayerNorm`` ([ba2016], equation 4).
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of int
+        Shape of the trailing axes that share a mean and a variance.
+    eps : float
+        Added to the variance, under the root.
+    elementwise_affine : bool
+        Whether there are a scale and a shift for each normalized position to learn.
+
+    Raises
+    ------
+    ValueError
+        From ``forward``: for a wrong shape or dtype, or fewer than two values per example.
+    """
+
+    def __init__(
+        self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5, elementwise_affine: bool = True
+    ) -> None:
+        super().__init__(_shape(normalized_shape), elementwise_affine)
+        self.normalized_shape = _shape(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` of shape (*leading, *normalized_shape)."""
+        _check_trailing(x, self.normalized_shape)
+        _at_least_two(math.prod(self.normalized_shape), x, "example")
+        y = _normalize_rows(x.reshape(-1, math.prod(self.normalized_shape)), self.eps).view(x.shape)
+        return self._scale_and_shift(y, self.normalized_shape)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class RMSNorm(nn.Module):
+    """RMS norm over the trailing axes, as ``nn.RMSNorm`` ([zhang2019], equation 4).
+
+    Its gradient is left to autograd: there is no mean, so nothing cancels.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of int
+        Shape of the trailing axes that share a mean square.
+    eps : float
+        Added to the mean square, under the root. (PyTorch's default is the dtype's machine epsilon.)
+    elementwise_affine : bool
+        Whether there is a scale for each normalized position to learn.
+
+    Raises
+    ------
+    ValueError
+        From ``forward``: for a wrong shape or dtype.
+    """
+
+    def __init__(
+        self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5, elementwise_affine: bool = True
+    ) -> None:
+        super().__init__()
+        self.normalized_shape = _shape(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self.weight = nn.Parameter(torch.ones(self.normalized_shape)) if elementwise_affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` of shape (*leading, *normalized_shape)."""
+        _check_trailing(x, self.normalized_shape)
+        axes = tuple(range(-len(self.normalized_shape), 0))
+        y = x * torch.rsqrt(x.square().mean(axes, keepdim=True) + self.eps)
+        return y if self.weight is None else self.weight * y
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+# --------------------------------------------------------------------------- small shared parts
+
+
+def _normalize_rows(rows: Tensor, eps: float) -> Tensor:
+    """Normalize each row of (K, B) on its own, without scale and shift."""
+    ones, zeros = rows.new_ones(rows.shape[0]), rows.new_zeros(rows.shape[0])
+    return normalize(rows[None], ones, zeros, eps)[0][0]
+
+
+def _channels(x: Tensor) -> tuple[int, ...]:
+    """The shape in which one value per channel broadcasts against `x`."""
+    return (1, x.shape[1], *[1] * (x.ndim - 2))
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, at least 1 is needed")
+    return value
+
+
+def _shape(normalized_shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or min(shape) < 1:
+        raise ValueError(f"normalized_shape: got {normalized_shape}, expected one or more positive lengths")
+    return shape
+
+
+def _check_dtype(x: Tensor) -> None:
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x: got dtype {x.dtype}, allowed are torch.float32 and torch.float64")
+
+
+def _check(x: Tensor, channels: int, *, min_ndim: int, layout: str) -> None:
+    _check_dtype(x)
+    if x.ndim < min_ndim or x.shape[1] != channels:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected {layout} with C = {channels}")
+
+
+def _check_trailing(x: Tensor, normalized_shape: tuple[int, ...]) -> None:
+    _check_dtype(x)
+    if tuple(x.shape[-len(normalized_shape) :]) != normalized_shape:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected one that ends in {normalized_shape}")
+
+
+def _at_least_two(m: int, x: Tensor, per: str) -> None:
+    if m < 2:
+        raise ValueError(
+            f"x: got {m} value{'s' * (m != 1)} per {per} (shape {tuple(x.shape)}), at least 2 are needed: "
+            "one value is its own mean, so nothing of it would be left"
+        )

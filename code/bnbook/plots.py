@@ -1,0 +1,201 @@
+"""One look for every figure.
+
+A method has the same colour and the same dash everywhere. Figures are 5 inches wide, so that
+their 10 point letters are still 9 pixels high on a phone; panels stand below one another.
+Functions here take data, not models.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+__all__ = ["METHODS", "Method", "band", "darker", "figure", "label_end", "line", "shades", "use_style"]
+
+
+class Method(NamedTuple):
+    """How one method is drawn in the whole book: colour (Okabe-Ito), dash and name."""
+
+    colour: str
+    dash: Any
+    name: str
+
+
+METHODS = {
+    "none": Method("#6b6b6b", (0, (4, 1.5)), "plain"),
+    "batch": Method("#0072B2", "-", "batch"),
+    "group": Method("#E69F00", (0, (6, 1.5, 1.5, 1.5)), "group"),
+    "layer": Method("#009E73", (0, (2, 1)), "layer"),
+    "instance": Method("#CC79A7", (0, (1, 1)), "instance"),
+    "rms": Method("#56B4E9", (0, (5, 1, 1, 1, 1, 1)), "RMS"),
+    "noisy": Method("#D55E00", (0, (3, 1, 1, 1)), "noisy"),
+}
+
+_STYLE: dict[Any, Any] = {
+    "figure.figsize": (5.0, 3.0),
+    "figure.dpi": 200,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+}
+
+
+def use_style() -> None:
+    """Set the book's look; the first code cell of a chapter calls it."""
+    mpl.rcParams.update(_STYLE)
+
+
+def figure(rows: int = 1, columns: int = 1, height: float = 3.0, **kwargs: Any) -> tuple[Figure, Any]:
+    """Open a figure of the book's width.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Panels; more than one column only for panels without small print.
+    height : float
+        Inches.
+    **kwargs
+        For :func:`matplotlib.pyplot.subplots`.
+
+    Returns
+    -------
+    fig, axes
+        As ``plt.subplots`` returns them.
+    """
+    use_style()
+    return plt.subplots(rows, columns, figsize=(5.0, height), **kwargs)
+
+
+def _drawn_as(method: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    if method not in METHODS:
+        raise ValueError(f"method: got {method!r}, allowed are {', '.join(METHODS)}")
+    look = METHODS[method]
+    return {"color": look.colour, "linestyle": look.dash, **overrides}
+
+
+def line(ax: Axes, x: ArrayLike, y: ArrayLike, method: str, label: str | None = None, **kwargs: Any) -> None:
+    """Draw one curve of a method and write its name where it ends.
+
+    Parameters
+    ----------
+    ax : Axes
+    x, y : array_like of shape (n,)
+    method : str
+        A key of :data:`METHODS`.
+    label : str, optional
+        Instead of the method's name; empty for none.
+    **kwargs
+        For ``ax.plot``.
+    """
+    ax.plot(x, y, **_drawn_as(method, kwargs))
+    label_end(ax, x, y, METHODS[method].name if label is None else label, METHODS[method].colour)
+
+
+def band(
+    ax: Axes,
+    x: ArrayLike,
+    runs: ArrayLike,
+    colour: Any,
+    label: str = "",
+    **kwargs: Any,
+) -> None:
+    """Draw the median of several runs and a band from their first to their third quartile.
+
+    Parameters
+    ----------
+    ax : Axes
+    x : array_like of shape (n,)
+    runs : array_like of shape (seeds, n)
+    colour : str
+        A key of :data:`METHODS`, which also sets the dash, or a colour.
+    label : str
+        Written where the median ends.
+    **kwargs
+        For ``ax.plot``.
+
+    Raises
+    ------
+    ValueError
+        If `runs` is not of shape (seeds, n).
+    """
+    x, runs = np.asarray(x), np.asarray(runs, float)
+    if runs.ndim != 2 or runs.shape[1] != len(x):
+        raise ValueError(f"runs: got shape {runs.shape}, expected (seeds, {len(x)})")
+    look = _drawn_as(colour, kwargs) if colour in METHODS else {"color": colour, **kwargs}
+    low, median, high = np.percentile(runs, [25, 50, 75], axis=0)
+    ax.fill_between(x, low, high, color=look["color"], alpha=0.25, linewidth=0)
+    ax.plot(x, median, **look)
+    label_end(ax, x, median, label, look["color"])
+
+
+def label_end(ax: Axes, x: ArrayLike, y: ArrayLike, label: str, colour: Any, dy: float = 0.0) -> None:
+    """Write `label` right of the last finite point of a curve, in a darker shade of its colour.
+
+    Parameters
+    ----------
+    ax : Axes
+    x, y : array_like of shape (n,)
+    label : str
+    colour : matplotlib colour
+    dy : float
+        Moves the label up, in points, where two would meet.
+    """
+    x, y = np.asarray(x), np.asarray(y, float)
+    finite = np.flatnonzero(np.isfinite(y))
+    if label and finite.size:
+        end = finite[-1]
+        ax.annotate(
+            label,
+            (x[end], y[end]),
+            xytext=(4, dy),
+            textcoords="offset points",
+            va="center",
+            color=darker(colour),
+            annotation_clip=False,
+        )
+
+
+def darker(colour: Any) -> tuple[float, ...]:
+    """A darker shade of a colour, for text: lines may be paler than letters.
+
+    Parameters
+    ----------
+    colour : matplotlib colour
+
+    Returns
+    -------
+    tuple of float
+        Red, green and blue in [0, 1].
+    """
+    return tuple(0.65 * channel for channel in to_rgb(colour))
+
+
+def shades(n: int) -> list[tuple[float, float, float, float]]:
+    """`n` colours from dark to light, for series that have an order but are no method.
+
+    Parameters
+    ----------
+    n : int
+
+    Returns
+    -------
+    list of RGBA tuples
+        From viridis, without its palest end, which white paper hides.
+    """
+    return [mpl.colormaps["viridis"](value) for value in np.linspace(0.0, 0.8, n)]

@@ -1,0 +1,130 @@
+"""What a cell shows besides a figure: source code, tables and measured numbers.
+
+A measured number is marked with **≈**. The notebooks' tests skip the digits after a ≈ and
+nothing else, so everything without the mark has to be the same on every machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from IPython.display import Markdown, display
+from numpy.typing import ArrayLike
+
+__all__ = ["approx", "show_source", "show_table", "spread"]
+
+
+def approx(value: float, digits: int = 3) -> str:
+    """Write a measured number, marked with ≈, with `digits` significant digits.
+
+    Parameters
+    ----------
+    value : float
+        NaN and infinity keep no mark: no test may skip them.
+    digits : int
+        Significant digits, at least 1.
+
+    Returns
+    -------
+    str
+        Such as ``"≈97.3"``.
+
+    Raises
+    ------
+    ValueError
+        If `digits` is smaller than 1.
+    """
+    if digits < 1:
+        raise ValueError(f"digits: got {digits}, at least 1 is needed")
+    value = float(value)
+    if not np.isfinite(value):
+        return str(value)
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"≈{value:.{digits - 1}e}"
+    return "≈" + np.format_float_positional(value, digits, fractional=False, trim="-")
+
+
+def spread(values: ArrayLike, digits: int = 3) -> str:
+    """Write the median of several runs, and their smallest and largest value.
+
+    Parameters
+    ----------
+    values : array_like
+        One number a run, at least one.
+    digits : int
+        Significant digits of each number.
+
+    Returns
+    -------
+    str
+        Such as ``"≈5.2 [≈4.8, ≈6.1]"``; a single value stands alone.
+
+    Raises
+    ------
+    ValueError
+        If there is no value.
+    """
+    values = np.asarray(values, float).ravel()
+    if values.size == 0:
+        raise ValueError("values: got none, at least one is needed")
+    middle = approx(float(np.median(values)), digits)
+    if values.size == 1:
+        return middle
+    return f"{middle} [{approx(values.min(), digits)}, {approx(values.max(), digits)}]"
+
+
+def show_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Show a table below the cell.
+
+    Columns are not padded: a measured number may be one digit longer on another machine.
+
+    Parameters
+    ----------
+    header : sequence of str
+        One entry a column.
+    rows : iterable of sequences
+        Each as long as `header`; entries are shown by ``str``.
+
+    Raises
+    ------
+    ValueError
+        If a row has another length than the header.
+    """
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"rows: got a row of {len(row)} entries, expected {len(header)}: {row!r}")
+        lines.append("| " + " | ".join(str(entry) for entry in row) + " |")
+    display(Markdown("\n".join(lines)))  # type: ignore[no-untyped-call]
+
+
+def show_source(*objects: Any) -> None:
+    """Show the source of functions and classes of the package: the very code that is tested.
+
+    Of each docstring only the first line is shown; the chapter's text says the rest.
+
+    Parameters
+    ----------
+    *objects : function or class
+        Shown in this order.
+    """
+    for thing in objects:
+        source = _shorten_docstrings(textwrap.dedent(inspect.getsource(thing)))
+        display(Markdown(f"```python\n{source}\n```"))  # type: ignore[no-untyped-call]
+
+
+def _shorten_docstrings(source: str) -> str:
+    """Cut each docstring of `source` down to its first line."""
+    lines = source.rstrip().splitlines()
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    for node in sorted(nodes, key=lambda node: node.lineno, reverse=True):  # from the end: line numbers stay
+        first = node.body[0]
+        if ast.get_docstring(node) and first.end_lineno and first.end_lineno > first.lineno:
+            quote = lines[first.lineno - 1].lstrip()[:3]
+            lines[first.lineno - 1 : first.end_lineno] = [lines[first.lineno - 1] + quote]
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""What the book adds to Sphinx.
+
+* Outputs come from the executed chapters of :mod:`bookbuild.results`, and a page whose outputs changed
+  is read again even if its text did not.
+* ``{runtime}`` tells how long a chapter runs; ``{claims-table}`` and ``{chapter-map}`` collect all chapters.
+* MathJax is copied into the book, so that no page asks another host.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from bnbook.claims import VERDICTS, Claim, read_claims
+from bnbook.show import spread
+from bookbuild.results import (
+    BOOK,
+    EXECUTED,
+    Result,
+    chapters,
+    find_result,
+    fingerprint,
+    open_cache,
+    package_key,
+)
+
+COLLECTED_ON = ("book/claims", "book/index")  # pages that depend on every chapter's outputs
+
+
+def results() -> dict[Path, Result]:
+    """The executed chapters, in the order of the book."""
+    cache = open_cache()
+    found = {chapter: find_result(cache, chapter) for chapter in chapters()}
+    missing = [chapter.name for chapter, result in found.items() if result is None]
+    if missing:
+        raise ExtensionError(f"not executed yet: {', '.join(missing)}; run `make book`, which does it first")
+    return {chapter: result for chapter, result in found.items() if result is not None}
+
+
+def checked_claims(result: Result) -> Iterable[tuple[str, list[float]]]:
+    """Id and measured values of each claim that an executed chapter checked."""
+    for cell in result.notebook.cells:
+        for output in cell.get("outputs", []):
+            record = output.get("metadata", {}).get("bnbook")
+            if record:
+                yield record["claim"], record["measured"]
+
+
+class Runtime(SphinxRole):
+    """``{runtime}`sgd``` : the seconds that a chapter's cells took."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return the time as text."""
+        return [nodes.Text(f"{results()[BOOK / f'{self.text}.md'].seconds:.0f} s")], []
+
+
+class ParsedDirective(SphinxDirective):
+    """A directive whose content is MyST text made at build time."""
+
+    def text(self) -> str:
+        """The MyST text."""
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the text."""
+        container = nodes.container(classes=[self.name])
+        lines = StringList(self.text().splitlines(), source=self.env.docname)
+        self.state.nested_parse(lines, self.content_offset, container)
+        return [container]
+
+
+class ClaimsTable(ParsedDirective):
+    """All claims with source, published figure, our measurement and verdict."""
+
+    def text(self) -> str:
+        """One heading and one table a chapter; a claim that no chapter checks is an error."""
+        claims = read_claims()
+        parts: list[str] = []
+        seen: set[str] = set()
+        for chapter, result in results().items():
+            rows = list(checked_claims(result))
+            seen.update(name for name, _ in rows)
+            if rows:
+                title = result.notebook.cells[0].source.partition("\n")[0].lstrip("# ")
+                parts.append(f":::{{rubric}} {title}\n:::\n\n" + self.table(chapter, claims, rows))
+        unchecked = sorted(set(claims) - seen)
+        if unchecked:
+            raise ExtensionError(f"claims.yml: no chapter checks {', '.join(unchecked)}")
+        return "\n\n".join(parts)
+
+    @staticmethod
+    def table(chapter: Path, claims: dict[str, Claim], rows: list[tuple[str, list[float]]]) -> str:
+        """The claims of one chapter."""
+        lines = ["| Claim | Source | Published | Measured here | Verdict |", "| --- " * 5 + "|"]
+        for name, measured in rows:
+            claim = claims[name]
+            runs = f", {len(measured)} values" if len(measured) > 1 else ""
+            cells = [
+                claim.says,
+                claim.citation(),
+                claim.published or "–",
+                f"{claim.measures}: {spread(measured)}{runs}",
+                f"{{ref}}`{VERDICTS[claim.expect]} <claim-{name}>`",
+            ]
+            lines.append(
+                "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
+            )
+        return "\n".join(lines)
+
+
+class ChapterMap(ParsedDirective):
+    """The chapters with the question each answers and the time it runs."""
+
+    def text(self) -> str:
+        """One row a chapter; the question is the line that begins with "**The question.**"."""
+        lines = ["| Chapter | The question it answers | Claims | Runs in |", "| --- " * 4 + "|"]
+        for chapter, result in results().items():
+            text = "\n".join(cell.source for cell in result.notebook.cells if cell.cell_type == "markdown")
+            _, mark, rest = text.partition("**The question.**")
+            if not mark:
+                raise ExtensionError(f"{chapter.name}: no paragraph begins with **The question.**")
+            question = rest.partition("\n\n")[0].replace("\n", " ").strip()
+            count = sum(1 for _ in checked_claims(result))
+            lines.append(f"| {{doc}}`/book/{chapter.stem}` | {question} | {count} | {result.seconds:.0f} s |")
+        return "\n".join(lines)
+
+
+def use_executed_chapters(app: Sphinx, config: Any) -> None:
+    """Point myst-nb at the cache of this state of the package."""
+    config.nb_execution_cache_path = str(EXECUTED / package_key())
+    results()  # says what is missing before any page is read
+
+
+def reread_changed_outputs(
+    app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+) -> list[str]:
+    """Name the pages whose outputs are not those that were read last time."""
+    before: dict[str, str] = getattr(env, "bnbook_fingerprints", {})
+    now = {f"book/{chapter.stem}": fingerprint(chapter) for chapter in chapters()}
+    env.bnbook_fingerprints = now  # type: ignore[attr-defined]
+    outdated = [page for page in now if before.get(page) != now[page]]
+    return [page for page in [*outdated, *COLLECTED_ON] if page in env.found_docs]
+
+
+def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
+    """Copy the one MathJax file that the pages load (the package's whole folder has 24 MB)."""
+    # The package's name has hyphens, so it cannot be imported by name.
+    package = find_spec("sphinx-mathjax-offline")
+    if exception is None and app.builder.format == "html" and package and package.origin:
+        source = Path(package.origin).parent / "static" / "mathjax" / "tex-svg.js"
+        target = Path(app.outdir) / "_static" / "mathjax" / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register everything."""
+    app.add_role("runtime", Runtime())
+    app.add_directive("claims-table", ClaimsTable)
+    app.add_directive("chapter-map", ChapterMap)
+    app.connect("config-inited", use_executed_chapters)
+    app.connect("env-get-outdated", reread_changed_outputs)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
