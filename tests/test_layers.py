@@ -337,9 +337,10 @@ def test_rounding_makes_no_variance_negative():
     """sum(d * d) / m - rest * rest may come out below zero; the root of that would be NaN."""
     for value in np.random.default_rng(0).uniform(1e9, 1e10, 40):
         x = torch.full((1, 1, 999_983), value, dtype=f32)
-        y, _, var = layers.normalize(x, torch.ones(1), torch.zeros(1), 1e-5)
+        y, mean, var = layers.normalize(x, torch.ones(1), torch.zeros(1), 1e-5)
         assert var >= 0
         assert y.isfinite().all()
+        assert_close(mean, x[0, 0, :1], ulps=1)
 
 
 LAYOUTS = {
@@ -403,6 +404,22 @@ def test_norms_of_single_examples_map_no_example_to_no_example(name):
     assert all((g == 0).all() for g in dparams)
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape", "axis"),
+    [
+        (layers.BatchNorm(4), (2, 4), 0),
+        (layers.InstanceNorm(4), (3, 4, 2), 2),
+        (layers.GroupNorm(4, 4), (3, 4, 2), 2),
+        (layers.LayerNorm(2), (3, 4, 2), 2),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_two_values_are_enough(layer, shape, axis):
+    x = normal(*shape)
+    half = (x - x.flip(axis)) / 2
+    assert_close(copy.deepcopy(layer).double()(x), half / (half.square() + 1e-5).sqrt(), ulps=256)
+
+
 def test_batch_norm_in_evaluation_takes_a_batch_of_one_and_of_none():
     layer, reference = layers.BatchNorm(4).eval(), nn.BatchNorm1d(4).eval()
     for shape in [(1, 4), (0, 4), (1, 4, 1)]:
@@ -454,6 +471,13 @@ def test_frozen_statistics_are_used_in_evaluation_and_not_updated_in_training():
     assert_close(ours.running_mean, theirs.running_mean)
     assert ours.num_batches_tracked == 1
     assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_evaluation_without_buffers_uses_the_batch():
+    x, ours, theirs = normal(6, 4), layers.BatchNorm(4).double().eval(), nn.BatchNorm1d(4).double().eval()
+    for layer in (ours, theirs):
+        layer.running_mean = layer.running_var = None
+    assert_close(ours(x), theirs(x))
 
 
 def test_statistics_are_those_of_the_batch_and_carry_no_gradient():

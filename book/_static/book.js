@@ -3,3 +3,26 @@
 if (location.protocol === "file:") {
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
+
+// What scrolls in itself can be scrolled with the keyboard.
+function focusWhatScrolls() {
+  for (const element of document.querySelectorAll("mjx-container, pre, table")) {
+    if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
+    else if (element.tabIndex === 0) element.removeAttribute("tabindex");
+  }
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  // The theme leaves the book's title outside of all landmarks.
+  document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
+  document.querySelector(".bd-sidebar-primary")?.setAttribute("aria-label", "Book");
+  // The bibliography's entries have a role that ARIA has dropped.
+  for (const entry of document.querySelectorAll(".citation-list, .citation-list [role]")) {
+    entry.removeAttribute("role");
+  }
+});
+window.addEventListener("load", async () => {
+  await window.MathJax?.startup?.promise;
+  focusWhatScrolls();
+  window.addEventListener("resize", focusWhatScrolls);
+});

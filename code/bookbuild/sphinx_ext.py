@@ -79,6 +79,11 @@ class ParsedDirective(SphinxDirective):
         return [container]
 
 
+def _row(cells: Iterable[object]) -> str:
+    """One row of a Markdown table."""
+    return "| " + " | ".join(str(cell).replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
+
+
 class ClaimsTable(ParsedDirective):
     """All claims with source, published figure, our measurement and verdict."""
 
@@ -87,34 +92,35 @@ class ClaimsTable(ParsedDirective):
         claims = read_claims()
         parts: list[str] = []
         seen: set[str] = set()
-        for chapter, result in results().items():
+        for result in results().values():
             rows = list(checked_claims(result))
             seen.update(name for name, _ in rows)
             if rows:
                 title = result.notebook.cells[0].source.partition("\n")[0].lstrip("# ")
-                parts.append(f":::{{rubric}} {title}\n:::\n\n" + self.table(chapter, claims, rows))
+                parts.append(f":::{{rubric}} {title}\n:::\n\n" + self.table(claims, rows))
         unchecked = sorted(set(claims) - seen)
         if unchecked:
             raise ExtensionError(f"claims.yml: no chapter checks {', '.join(unchecked)}")
         return "\n\n".join(parts)
 
     @staticmethod
-    def table(chapter: Path, claims: dict[str, Claim], rows: list[tuple[str, list[float]]]) -> str:
-        """The claims of one chapter."""
-        lines = ["| Claim | Source | Published | Measured here | Verdict |", "| --- " * 5 + "|"]
+    def table(claims: dict[str, Claim], rows: list[tuple[str, list[float]]]) -> str:
+        """The claims of one chapter; without the literature's column if it gives no figure for any."""
+        columns = ["Claim", "Source", "Published", "Measured here", "Verdict"]
+        if not any(claims[name].published for name, _ in rows):
+            columns.remove("Published")
+        lines = [_row(columns), "| --- " * len(columns) + "|"]
         for name, measured in rows:
             claim = claims[name]
             runs = f", {len(measured)} values" if len(measured) > 1 else ""
-            cells = [
-                claim.says,
-                claim.citation(),
-                claim.published or "–",
-                f"{claim.measures}: {spread(measured)}{runs}",
-                f"{{ref}}`{VERDICTS[claim.expect]} <claim-{name}>`",
-            ]
-            lines.append(
-                "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
-            )
+            cells = {
+                "Claim": claim.says,
+                "Source": claim.citation(),
+                "Published": claim.published or "–",
+                "Measured here": f"{claim.measures}: {spread(measured)}{runs}",
+                "Verdict": f"{{ref}}`{VERDICTS[claim.expect]} <claim-{name}>`",
+            }
+            lines.append(_row([cells[column] for column in columns]))
         return "\n".join(lines)
 
 
@@ -123,7 +129,7 @@ class ChapterMap(ParsedDirective):
 
     def text(self) -> str:
         """One row a chapter; the question is the line that begins with "**The question.**"."""
-        lines = ["| Chapter | The question it answers | Claims | Runs in |", "| --- " * 4 + "|"]
+        lines = [_row(["Chapter", "The question it answers", "Claims", "Runs in"]), "| --- " * 4 + "|"]
         for chapter, result in results().items():
             text = "\n".join(cell.source for cell in result.notebook.cells if cell.cell_type == "markdown")
             _, mark, rest = text.partition("**The question.**")
@@ -131,7 +137,7 @@ class ChapterMap(ParsedDirective):
                 raise ExtensionError(f"{chapter.name}: no paragraph begins with **The question.**")
             question = rest.partition("\n\n")[0].replace("\n", " ").strip()
             count = sum(1 for _ in checked_claims(result))
-            lines.append(f"| {{doc}}`/book/{chapter.stem}` | {question} | {count} | {result.seconds:.0f} s |")
+            lines.append(_row([f"{{doc}}`/book/{chapter.stem}`", question, count, f"{result.seconds:.0f} s"]))
         return "\n".join(lines)
 
 
