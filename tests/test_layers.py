@@ -147,14 +147,6 @@ def test_state_dict_goes_to_pytorch_and_back(name):
         assert_close(back.train(training)(x), expected)
 
 
-def test_batch_norm_without_state_exchanges_an_empty_state_dict():
-    ours = layers.BatchNorm(4, affine=False, track_running_stats=False)
-    theirs = nn.BatchNorm1d(4, affine=False, track_running_stats=False)
-    assert len(ours.state_dict()) == 0
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-
-
 @every_trio
 def test_layers_agree_with_the_numpy_norms(name):
     ours, _, numpy_norm = trio(name)
@@ -340,7 +332,7 @@ def test_rounding_makes_no_variance_negative():
         y, mean, var = layers.normalize(x, torch.ones(1), torch.zeros(1), 1e-5)
         assert var >= 0
         assert y.isfinite().all()
-        assert_close(mean, x[0, 0, :1], ulps=1)
+        assert_close(mean, x[0, 0, :1], ulps=2)
 
 
 LAYOUTS = {
@@ -513,6 +505,8 @@ def test_a_variance_that_the_buffers_cannot_hold_does_not_poison_them():
     layer = layers.BatchNorm(1, affine=False)  # float32 buffers
     with pytest.raises(ValueError, match=r"^x: "):
         layer(torch.tensor([[1e30], [-1e30]], dtype=f64))
+    with pytest.raises(ValueError, match=r"^x: "):
+        layer(torch.tensor([[1.5e19], [-1.5e19]]))  # the biased variance fits, the unbiased one does not
     assert layer.running_var.item() == 1
     assert layer.num_batches_tracked == 0
 

@@ -462,6 +462,9 @@ def test_one_folded_layer_computes_what_the_two_did(make, fuse, shape, with_bias
 
 ONE, P, X = np.ones(1), np.ones(4), np.ones((6, 4))
 NOT_FINITE = (np.nan, np.inf, -np.inf)
+LARGEST = np.array(
+    [[1.0], [1.0], [-1.0]]
+)  # times the largest number: its spread overflows before it is squared
 V, HUGE = np.arange(64.0).reshape(4, 4, 4), np.array([[1e30], [-1e30]], f32)
 STATE = dict(mean=P, var=P, gamma=P, beta=P)
 FORWARD = {
@@ -550,9 +553,14 @@ def backward(dy):
         (r"dtype: got .*int.*float32.*float64", lambda: norms.RunningStats(4, dtype=np.int64)),
         (r"x: its variance .* \(largest magnitude 1e\+30\); s", lambda: norms.batch_norm(HUGE, ONE, ONE)),
         (r"x: its variance overflows float32", lambda: norms.layer_norm(HUGE.T, [1, 1], [1, 1])),
-        (r"x: its mean square overflows float32; scale", lambda: norms.rms_norm(HUGE, ONE)),
+        (r"x: its mean square overflows float32", lambda: norms.rms_norm(HUGE, ONE)),
         (r"x: its variance overflows float32", lambda: norms.RunningStats(1).update(HUGE)),
         (r"x: its variance overflows float32", lambda: norms.population_stats([HUGE])),
+        (r"x: its variance over.* float32", lambda: norms.batch_norm((3e38 * LARGEST).astype(f32), ONE, ONE)),
+        (r"x: its variance overflows float64", lambda: norms.batch_norm(1.7e308 * LARGEST, ONE, ONE)),
+        (r"x: its mean square overflows float64", lambda: norms.rms_norm(1.7e308 * LARGEST, ONE)),
+        (r"x: its .*variance .* float32", lambda: norms.RunningStats(1, dtype=f32).update(1.5e-11 * HUGE)),
+        (r"x: its .*variance .* float32", lambda: norms.RunningStats(1, dtype=f32).update(f64(1) * HUGE)),
     ],
 )  # fmt: skip
 def test_bad_input_gets_a_message_that_names_it_and_what_is_allowed(message, call):

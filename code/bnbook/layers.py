@@ -85,7 +85,7 @@ class _Normalize(torch.autograd.Function):
         along_xhat = scale * inv_std * dgamma / m
         along_one = scale * dbeta / m - rest * along_xhat
         dx = torch.addcmul(-along_one[:, None], dy, scale[:, None])
-        return dx.addcmul_(centred, -along_xhat[:, None]), dgamma, dbeta, None
+        return torch.addcmul(dx, centred, -along_xhat[:, None]), dgamma, dbeta, None
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -205,6 +205,7 @@ class BatchNorm(_Affine):
     def _update(self, mean: Tensor, unbiased_var: Tensor) -> None:
         running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
         batches = cast(Tensor, self.num_batches_tracked)
+        mean, unbiased_var = mean.to(running_mean.dtype), unbiased_var.to(running_var.dtype)
         if not bool(torch.isfinite(mean).all() & torch.isfinite(unbiased_var).all()):
             raise ValueError(
                 "x: got NaN, infinity or values too large to square; they would stay in the running "
@@ -212,8 +213,8 @@ class BatchNorm(_Affine):
             )
         batches += 1
         weight = 1 / int(batches) if self.momentum is None else self.momentum
-        running_mean.lerp_(mean.to(running_mean.dtype), weight)
-        running_var.lerp_(unbiased_var.to(running_var.dtype), weight)
+        running_mean.lerp_(mean, weight)
+        running_var.lerp_(unbiased_var, weight)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows between the brackets."""
@@ -255,8 +256,9 @@ class GroupNorm(_Affine):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (N, C) or (N, C, *spatial)."""
         _check(x, self.num_channels, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
-        rows = x.reshape(x.shape[0] * self.num_groups, -1) if x.numel() else x.new_empty(0, 0)
-        _at_least_two(rows.shape[1], x, "group of an example")
+        m = math.prod(x.shape[1:]) // self.num_groups
+        _at_least_two(m, x, "group of an example")
+        rows = x.reshape(x.shape[0] * self.num_groups, m)
         return self._scale_and_shift(_normalize_rows(rows, self.eps).view(x.shape), _channels(x))
 
     def extra_repr(self) -> str:
@@ -291,8 +293,9 @@ class InstanceNorm(_Affine):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (N, C, *spatial)."""
         _check(x, self.num_features, min_ndim=3, layout="(N, C, *spatial)")
-        _at_least_two(math.prod(x.shape[2:]), x, "channel of an example")
-        rows = x.reshape(x.shape[0] * x.shape[1], -1) if x.numel() else x.new_empty(0, 0)
+        m = math.prod(x.shape[2:])
+        _at_least_two(m, x, "channel of an example")
+        rows = x.reshape(x.shape[0] * x.shape[1], m)
         return self._scale_and_shift(_normalize_rows(rows, self.eps).view(x.shape), _channels(x))
 
     def extra_repr(self) -> str:
@@ -371,7 +374,8 @@ class RMSNorm(nn.Module):
         """Normalize `x` of shape (*leading, *normalized_shape)."""
         _check_trailing(x, self.normalized_shape)
         axes = tuple(range(-len(self.normalized_shape), 0))
-        y = x * torch.rsqrt(x.square().mean(axes, keepdim=True) + self.eps)
+        # A division, not a product with rsqrt: the gradient of rsqrt has a cube, which underflows at 1e15.
+        y = x / torch.sqrt(x.square().mean(axes, keepdim=True) + self.eps)
         return y if self.weight is None else self.weight * y
 
     def extra_repr(self) -> str:

@@ -109,12 +109,17 @@ def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
         `var` divides by the number of values m, not m - 1.
     centred : ndarray
         x - mean, of the shape of `x`.
+
+    Raises
+    ------
+    ValueError
+        If the squares of `x` are larger than its dtype can hold.
     """
     first = _mean(x, axes)
     centred = x - first
     rest = _mean(centred, axes)
     centred -= rest
-    return first + rest, _mean(np.square(centred), axes), centred
+    return first + rest, _mean_square(centred, axes, "variance"), centred
 
 
 def standardize(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array]:
@@ -139,15 +144,9 @@ def standardize(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Arr
     Raises
     ------
     ValueError
-        If the variance of `x` is larger than its dtype can hold.
+        As :func:`moments`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        _, var, centred = moments(x, axes)
-    if not np.isfinite(var).all():
-        raise ValueError(
-            f"x: its variance overflows {x.dtype} (largest magnitude {np.abs(x).max():.3g}); "
-            "scale x down or pass float64"
-        )
+    _, var, centred = moments(x, axes)
     inv_std = 1 / np.sqrt(var + x.dtype.type(eps))
     return centred * inv_std, inv_std
 
@@ -340,6 +339,8 @@ class RunningStats:
             raise ValueError(f"num_features: got {num_features}, at least 1 is needed")
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"momentum: got {momentum}, allowed are None and numbers from 0 to 1")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: got {np.dtype(dtype)}, allowed are float32 and float64")
         self.momentum = momentum
         self.mean: Array = np.zeros(num_features, dtype)
         self.var: Array = np.ones(num_features, dtype)
@@ -364,10 +365,13 @@ class RunningStats:
         axes = (0, *range(2, x.ndim))
         m = _at_least_two(x, axes, "channel")
         mean, var, _ = moments(x, axes)
+        kept = self.mean.dtype
+        if np.abs(mean).max() > np.finfo(kept).max or m / (m - 1) * var.max() > np.finfo(kept).max:
+            raise ValueError(f"x: its variance overflows {kept}, in which the average is kept; scale x down")
         self.num_batches += 1
         weight = 1 / self.num_batches if self.momentum is None else self.momentum
-        self.mean = self.mean + weight * (mean.reshape(-1) - self.mean)
-        self.var = self.var + weight * (m / (m - 1) * var.reshape(-1) - self.var)
+        self.mean += (weight * (mean.reshape(-1) - self.mean)).astype(kept)
+        self.var += (weight * (m / (m - 1) * var.reshape(-1) - self.var)).astype(kept)
 
 
 def fold_batch_norm(
@@ -582,10 +586,9 @@ def rms_norm(x: Array, gamma: Array, eps: float = 1e-5) -> tuple[Array, Cache]:
     """
     x, axes, param_axes = _trailing(x, gamma, eps)
     gamma = _parameter(gamma, x.shape[axes[0] :], x.dtype, "gamma")
-    with np.errstate(over="ignore"):
-        mean_square = _mean(np.square(x), axes)
-    if not np.isfinite(mean_square).all():
-        raise ValueError(f"x: its mean square overflows {x.dtype}; scale x down or pass float64")
+    if not gamma.size:
+        raise ValueError(f"gamma: got shape {gamma.shape}, at least 1 value per example is needed")
+    mean_square = _mean_square(x, axes, "mean square")
     inv_rms = 1 / np.sqrt(mean_square + x.dtype.type(eps))
     xhat = x * inv_rms
     return gamma * xhat, Cache(xhat, inv_rms, gamma, axes, param_axes, x.shape)
@@ -615,6 +618,24 @@ def _mean(x: Array, axes: tuple[int, ...]) -> Array:
     return mean
 
 
+def _mean_square(x: Array, axes: tuple[int, ...], name: str) -> Array:
+    """Mean of the squares over `axes`, or an error if one is too large for the dtype."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = _mean(np.square(x), axes)
+    if not np.isfinite(squares).all():
+        raise ValueError(
+            f"x: its {name} overflows {x.dtype} (largest magnitude {np.abs(x).max():.3g}); "
+            "scale x down or pass float64"
+        )
+    return squares
+
+
+def _sum(x: Array, axes: tuple[int, ...]) -> Array:
+    """Sum over `axes`, which go away; in float64, for the same reason as :func:`_mean`."""
+    total: Array = x.sum(axes, dtype=np.float64).astype(x.dtype)
+    return total
+
+
 def _affine_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
     """Gradients (dxhat, dgamma, dbeta) through y = gamma * xhat + beta; dxhat in the shape of xhat."""
     dy = np.asarray(dy)
@@ -623,8 +644,8 @@ def _affine_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
     if dy.dtype != cache.xhat.dtype:
         raise ValueError(f"dy: got dtype {dy.dtype}, expected that of the output, {cache.xhat.dtype}")
     dxhat = (dy * cache.gamma).reshape(cache.xhat.shape)
-    dgamma = (dy * cache.xhat.reshape(cache.shape)).sum(cache.param_axes)
-    return dxhat, dgamma, dy.sum(cache.param_axes)
+    dgamma = _sum(dy * cache.xhat.reshape(cache.shape), cache.param_axes)
+    return dxhat, dgamma, _sum(dy, cache.param_axes)
 
 
 def _checked(x: Array, eps: float, *, min_ndim: int, layout: str, name: str = "x") -> Array:

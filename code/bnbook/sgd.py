@@ -114,7 +114,7 @@ def num_iterations(M: int, N: int, epochs: int, drop_last: bool = False) -> int:
 
 
 def step(theta: Array, grad: Array, state: Array, lr: float) -> tuple[Array, Array]:
-    """One step of gradient descent: theta - lr * grad ([robbins1951]_, [bottou2018]_ equation 3.7).
+    """One step of gradient descent: theta - lr * grad ([robbins1951]_, [bottou2018]_ section 3.2).
 
     Whether it is stochastic depends only on where `grad` comes from.
 
@@ -259,7 +259,7 @@ def descend(
 
 
 def variance_factor(N: int, M: int, replace: bool) -> float:
-    """Variance of a mini-batch mean over that of a single draw ([cochran1977]_, section 2.5).
+    """Variance of a mini-batch mean over that of a single draw ([cochran1977]_, theorem 2.2).
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ def execute(notebook: NotebookNode, chapter: Path, line: int = 0) -> Result:
         total=len(cells),
         desc=chapter.stem,
         unit="cell",
-        position=line if terminal else None,
+        position=line if terminal else 0,
         mininterval=0.1 if terminal else 10,  # a log file wants few lines
     ) as progress:
         running: list[NotebookNode] = []
