@@ -63,6 +63,11 @@ def test_a_table_row_of_another_length_is_refused(shown):
         show.show_table(["a", "b"], [[1]])
 
 
+def test_a_column_without_a_name_is_refused(shown):
+    with pytest.raises(ValueError, match=r"header: got \['', 'error'\], every column needs a name"):
+        show.show_table(["", "error"], [])
+
+
 def test_shown_source_is_the_code_that_runs_without_the_long_docstring(shown):
     show.show_source(norms.batch_norm, norms.RunningStats)
     function, cls = shown

@@ -115,11 +115,13 @@ def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
     ValueError
         If the squares of `x` are larger than its dtype can hold.
     """
-    first = _mean(x, axes)
-    centred = x - first
-    rest = _mean(centred, axes)
-    centred -= rest
-    return first + rest, _mean_square(centred, axes, "variance"), centred
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows here does so in the squares, too
+        first = _mean(x, axes)
+        centred = x - first
+        rest = _mean(centred, axes)
+        centred -= rest
+        mean = first + rest
+    return mean, _mean_square(centred, axes, "variance"), centred
 
 
 def standardize(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array]:
@@ -366,12 +368,14 @@ class RunningStats:
         m = _at_least_two(x, axes, "channel")
         mean, var, _ = moments(x, axes)
         kept = self.mean.dtype
-        if np.abs(mean).max() > np.finfo(kept).max or m / (m - 1) * var.max() > np.finfo(kept).max:
-            raise ValueError(f"x: its variance overflows {kept}, in which the average is kept; scale x down")
+        with np.errstate(over="ignore"):
+            mean, var = mean.reshape(-1).astype(kept), (m / (m - 1) * var.reshape(-1)).astype(kept)
+        if not (np.isfinite(mean).all() and np.isfinite(var).all()):
+            raise ValueError(f"x: its unbiased variance overflows {min(kept, x.dtype)}; scale x down")
         self.num_batches += 1
         weight = 1 / self.num_batches if self.momentum is None else self.momentum
-        self.mean += (weight * (mean.reshape(-1) - self.mean)).astype(kept)
-        self.var += (weight * (m / (m - 1) * var.reshape(-1) - self.var)).astype(kept)
+        self.mean = self.mean + weight * (mean - self.mean)
+        self.var = self.var + weight * (var - self.var)
 
 
 def fold_batch_norm(

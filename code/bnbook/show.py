@@ -93,8 +93,10 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     Raises
     ------
     ValueError
-        If a row has another length than the header.
+        If a row has another length than the header, or a column has no name.
     """
+    if not all(header):
+        raise ValueError(f"header: got {list(header)}, every column needs a name (a screen reader reads it)")
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in rows:
         if len(row) != len(header):
