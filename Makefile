@@ -57,8 +57,9 @@ nbval: $(READY)
 test-web: book  ## open the built pages in Chromium, with the network blocked
 	$(BIN)/python -m pytest -c tests/pytest.ini tests/test_web.py --numprocesses auto
 
-bench: $(READY)  ## ratios of our layers' times to PyTorch's
+bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_norms.py
+	$(BIN)/python benchmarks/bench_training.py
 
 clean:  ## remove what was built; the installation stays
 	rm -rf _build

@@ -1,8 +1,16 @@
-"""What is measured inside a network: per-example gradients against a loop of plain autograd."""
+"""What is measured inside a network: per-example gradients against a loop of plain autograd, and statistics
+of activations against known values. (test_probes_training.py has the gradients, test_probes_state.py that
+the model is left alone.)
+"""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from bnbook import layers, probes
@@ -149,4 +157,128 @@ def test_bad_input_gets_a_message_that_names_the_argument_what_came_and_what_is_
     x, y = examples()
     with pytest.raises(ValueError, match=r"^(x, y|model): ") as error:
         probes.per_example_gradients(build(make), F.cross_entropy, x[:num_x], y[:num_y])
+    assert message in str(error.value)
+
+
+# --------------------------------------------------------------------------- activations
+
+
+def test_layer_inputs_come_in_the_order_in_which_they_are_read():
+    model, (x, _) = (
+        build(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())),
+        examples(),
+    )
+    first, second = probes.layer_inputs(model, x, nn.Linear)
+    assert torch.equal(first, x)
+    assert torch.equal(second, model[:2](x))
+    assert [v.shape[1] for v in probes.layer_inputs(model, x, (nn.ReLU, nn.Tanh))] == [5, 4]
+    assert not second.requires_grad
+
+
+def test_an_activation_that_runs_twice_is_recorded_twice():
+    relu = nn.ReLU()
+    model, (x, _) = build(lambda: nn.Sequential(nn.Linear(6, 6), relu, nn.Linear(6, 6), relu)), examples()
+    found = probes.layer_inputs(model, x, nn.ReLU)
+    assert torch.equal(found[0], model[0](x))
+    assert torch.equal(found[1], model[:3](x))
+    assert len(found) == 2
+
+
+def test_an_activation_that_works_in_place_does_not_overwrite_what_was_recorded():
+    model, (x, _) = build(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3))), examples()
+    before = x.clone()
+    assert torch.equal(probes.layer_inputs(model, x, nn.ReLU)[0], before)
+    assert torch.equal(x, before)
+
+
+def test_the_model_itself_may_be_of_the_kind():
+    x, _ = examples()
+    assert torch.equal(probes.layer_inputs(nn.Sigmoid(), x, nn.Sigmoid)[0], x)
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 4), (9, 4, 3), (9, 4, 3, 2)])
+def test_percentiles_are_numpys_over_examples_and_positions(shape):
+    values, _ = examples(shape)
+    axes = (0, *range(2, len(shape)))
+    expected = np.percentile(values.numpy(), [15, 50, 85, 0, 100, 2.5], axis=axes)
+    found = probes.percentiles(values, [15, 50, 85, 0, 100, 2.5])
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
+    assert torch.equal(probes.percentiles(values), found[:3])
+
+
+def test_drift_of_a_known_series():
+    medians = torch.tensor([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0], [-2.0, 5.0]], dtype=f64)
+    spreads = torch.tensor([[4.0, 1.0], [1.0, 2.0], [1.0, 3.0], [2.0, 0.0]], dtype=f64)
+    found = probes.drift(medians, spreads)
+    assert found.wander.tolist() == [math.sqrt(5) / 2, 0]  # (0, 2, 4, -2): mean 1, variance (1+1+9+9)/4
+    assert found.shift.tolist() == [0.5, 0]
+    one = probes.drift(medians[:, 0], spreads[:, 0])
+    assert (one.wander.item(), one.shift.item()) == (math.sqrt(5) / 2, 0.5)
+
+
+@given(st.floats(0.01, 100), st.floats(-100, 100), st.sampled_from([-1, 1]))
+def test_drift_does_not_depend_on_the_unit_of_measurement(scale, offset, sign):
+    medians, spreads = examples((20, 3))[0], examples((20, 3))[0].abs() + 0.1
+    a = probes.drift(medians, spreads)
+    b = probes.drift(sign * scale * medians + offset, scale * spreads)
+    torch.testing.assert_close(tuple(a), tuple(b), rtol=1e-8, atol=0)
+
+
+def test_saturated_share_of_known_outputs():
+    outputs = torch.tensor([[0.01, 0.06], [0.94, 0.96], [0.5, 0.04], [0.051, 0.949]], dtype=f64)
+    assert probes.saturated_share(torch.logit(outputs)) == 3 / 8
+    assert probes.saturated_share(torch.atanh(2 * outputs - 1), "tanh") == 3 / 8
+    assert probes.saturated_share(torch.logit(outputs), low=0.02, high=1) == 1 / 8
+    assert probes.saturated_share(torch.logit(outputs), low=0, high=0.95) == 1 / 8
+    assert probes.saturated_share(torch.tensor([math.inf, -math.inf])) == 1
+
+
+def test_a_unit_is_dead_when_no_example_and_no_position_passes_it():
+    values = torch.tensor([[-1.0, 2.0, 0.0, -3.0], [-2.0, -1.0, 0.0, 1.0]])
+    assert probes.dead_share(values) == 0.5
+    assert probes.dead_share(torch.relu(values)) == 0.5
+    assert probes.dead_share(values[:, 1]) == 0  # one unit
+    maps = -torch.ones(2, 4, 3, 3)
+    maps[1, 2, 0, 2] = 0.1  # one position of one example keeps the channel alive
+    assert probes.dead_share(maps) == 0.75
+
+
+one_nan = torch.tensor([[1.0, math.nan]])
+m, s = torch.zeros(3, 2), torch.ones(3, 2)
+BAD_VALUES = {
+    "kind": (
+        lambda: probes.layer_inputs(build(mlp), examples()[0], nn.ReLU),
+        "what runs in the model is ['Linear'",
+    ),
+    "percentages": (lambda: probes.percentiles(m, (50, 101)), "q: got (50, 101), allowed"),
+    "NaN in percentiles": (lambda: probes.percentiles(one_nan), "values: got NaN"),
+    "NaN in the saturated share": (lambda: probes.saturated_share(one_nan), "values: got NaN"),
+    "NaN in the dead share": (lambda: probes.dead_share(one_nan), "values: got NaN"),
+    "nothing": (lambda: probes.dead_share(torch.empty(0, 3)), "values: got shape (0, 3)"),
+    "no batch": (lambda: probes.percentiles(torch.tensor(1.0)), "values: got shape ()"),
+    "whole numbers": (lambda: probes.percentiles(torch.ones(3, dtype=torch.long)), "of torch.int64"),
+    "activation": (
+        lambda: probes.saturated_share(m, "relu"),
+        "activation: got 'relu', allowed are ['sigmoid', 'tanh']",
+    ),
+    "thresholds": (lambda: probes.saturated_share(m, low=0.9, high=0.1), "low, high: got 0.9 and 0.1"),
+    "shapes": (lambda: probes.drift(m, s[:2]), "medians, spreads: got shapes (3, 2) and (2, 2)"),
+    "one time": (lambda: probes.drift(m[:1], s[:1]), "at least two times"),
+    "no time": (lambda: probes.drift(m[0, 0], s[0, 0]), "at least two times"),
+    "NaN over time": (lambda: probes.drift(m, s * math.nan), "medians, spreads: got NaN or infinity"),
+    "negative spread": (lambda: probes.drift(m, s - 2), "spreads: expected none below 0"),
+    "no first spread": (
+        lambda: probes.drift(m, s * torch.tensor([[0.0], [1], [1]])),
+        "the first of each unit above 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_bad_values_get_a_message_that_names_the_argument(name):
+    call, message = BAD_VALUES[name]
+    with pytest.raises(
+        ValueError, match=r"^(kind|q|values|activation|low, high|medians, spreads|spreads): "
+    ) as error:
+        call()
     assert message in str(error.value)

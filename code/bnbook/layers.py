@@ -17,7 +17,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "normalize"]
+__all__ = [
+    "BatchNorm",
+    "BatchRenorm",
+    "GhostBatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "Noise",
+    "NoisyBatchNorm",
+    "RMSNorm",
+    "add_noise",
+    "normalize",
+]
 
 
 def normalize(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,8 +60,6 @@ def normalize(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tenso
 
 class _Normalize(torch.autograd.Function):
     """y = gamma * (x - mean) / sqrt(var + eps) + beta, with the gradient written out."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
@@ -86,6 +96,22 @@ class _Normalize(torch.autograd.Function):
         along_one = scale * dbeta / m - rest * along_xhat
         dx = torch.addcmul(-along_one[:, None], dy, scale[:, None])
         return torch.addcmul(dx, centred, -along_xhat[:, None]), dgamma, dbeta, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, gamma: Tensor, beta: Tensor, eps: float
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """V stacked layers are one layer with V K index sets."""
+        V = info.batch_size
+        x, gamma, beta = (
+            value.expand(V, *value.shape) if dim is None else value.movedim(dim, 0)
+            for value, dim in zip((x, gamma, beta), in_dims[:3], strict=True)
+        )
+        A, K, B = x.shape[1:]
+        folded = x.transpose(0, 1).reshape(A, V * K, B), gamma.reshape(V * K), beta.reshape(V * K)
+        y, *rest = _Normalize.apply(*folded, eps)  # type: ignore[no-untyped-call]
+        outputs = (y.view(A, V, K, B), *(value.view(V, K) for value in rest))
+        return outputs, (1, *[0] * len(rest))
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -154,14 +180,22 @@ class BatchNorm(_Affine):
     track_running_stats : bool
         Whether running statistics are kept.
 
+    Attributes
+    ----------
+    check_finite : bool
+        True, on the class: NaN and infinity raise before they reach the running statistics. Set it to
+        False where they have to pass: under ``torch.func.vmap``, which cannot branch on a value, and
+        where one network of a stack that has diverged must not stop the others.
+
     Raises
     ------
     ValueError
         From ``forward``: for a wrong shape or dtype, or when a statistic of a batch is wanted from
-        fewer than two values per channel, or when NaN or infinity would enter the running
-        statistics (they are then left as they were).
+        fewer than two values per channel, or, with `check_finite`, when NaN or infinity would enter
+        the running statistics (they are then left as they were).
     """
 
+    check_finite: bool = True
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -194,31 +228,280 @@ class BatchNorm(_Affine):
             scale = gamma * torch.rsqrt(self.running_var + self.eps)
             centred = x - self.running_mean.view(shape)
             return torch.addcmul(beta.view(shape), centred, scale.view(shape))
+        y, mean, unbiased_var = self._by_batch(x, gamma, beta)
+        if self.training and self.track_running_stats:
+            self._update(mean, unbiased_var)
+        return y
+
+    def _by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize with statistics of the batch; return also the mean and unbiased variance to keep."""
         m = x.shape[0] * math.prod(x.shape[2:])
         _at_least_two(m, x, "channel")
         y, mean, var = normalize(x.reshape(*x.shape[:2], -1), gamma, beta, self.eps)
-        if self.training and self.track_running_stats:
-            self._update(mean, var * (m / (m - 1)))
-        return y.view(x.shape)
+        return y.view(x.shape), mean, var * (m / (m - 1))
 
     @torch.no_grad()
     def _update(self, mean: Tensor, unbiased_var: Tensor) -> None:
         running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
         batches = cast(Tensor, self.num_batches_tracked)
         mean, unbiased_var = mean.to(running_mean.dtype), unbiased_var.to(running_var.dtype)
-        if not bool(torch.isfinite(mean).all() & torch.isfinite(unbiased_var).all()):
+        if self.check_finite and not bool(torch.isfinite(mean).all() & torch.isfinite(unbiased_var).all()):
             raise ValueError(
                 "x: got NaN, infinity or values too large to square; they would stay in the running "
                 "statistics for ever, which were left as they were"
             )
         batches += 1
-        weight = 1 / int(batches) if self.momentum is None else self.momentum
-        running_mean.lerp_(mean, weight)
-        running_var.lerp_(unbiased_var, weight)
+        # Arithmetic on tensors, and no lerp_: vmap would have to run either network by network.
+        weight = batches.to(running_mean.dtype).reciprocal() if self.momentum is None else self.momentum
+        running_mean.mul_(1 - weight).add_(weight * mean)
+        running_var.mul_(1 - weight).add_(weight * unbiased_var)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows between the brackets."""
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
+
+
+class GhostBatchNorm(BatchNorm):
+    """Batch norm over parts of the batch, its ghosts ([hoffer2017], algorithm 1).
+
+    In training the batch is cut, in its order, into ghosts of `ghost_size` examples, and each is
+    normalized with its own statistics: the noise of small batches at any batch size. The running
+    statistics take in the mean over the ghosts of their means, and of their unbiased variances, in
+    one step. (The paper's moving average takes a step for each ghost, in their order.) Evaluation is
+    that of :class:`BatchNorm`; without running statistics the whole batch is then normalized at once.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    ghost_size : int
+        Number of examples of a ghost. In training it has to divide the batch: a smaller last ghost would
+        have noisier statistics than the others.
+    eps, momentum, affine, track_running_stats
+        As in :class:`BatchNorm`.
+
+    Raises
+    ------
+    ValueError
+        As :class:`BatchNorm`, with "per channel of a ghost"; also, in training, for a batch that is not
+        a multiple of `ghost_size`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        ghost_size: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self.ghost_size = _positive("ghost_size", ghost_size)
+
+    def _by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.training:
+            return super()._by_batch(x, gamma, beta)
+        examples, channels, size = x.shape[0], x.shape[1], self.ghost_size
+        if examples == 0 or examples % size:
+            raise ValueError(
+                f"x: got {examples} examples (shape {tuple(x.shape)}), allowed are multiples of "
+                f"ghost_size = {size}"
+            )
+        m = size * math.prod(x.shape[2:])
+        _at_least_two(m, x, "channel of a ghost")
+        ghosts = examples // size
+        # A channel of one ghost is a row of its own, so that a single call normalizes all ghosts.
+        rows = x.reshape(ghosts, size, channels, -1).transpose(1, 2).reshape(1, ghosts * channels, m)
+        y, mean, var = normalize(rows, gamma.repeat(ghosts), beta.repeat(ghosts), self.eps)
+        y = y.view(ghosts, channels, size, -1).transpose(1, 2).reshape(x.shape)
+        unbiased_var = var * (m / (m - 1))
+        return y, mean.view(ghosts, channels).mean(0), unbiased_var.view(ghosts, channels).mean(0)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{super().extra_repr()}, ghost_size={self.ghost_size}"
+
+
+class BatchRenorm(BatchNorm):
+    """Batch renormalization: training output close to that of evaluation ([ioffe2017], algorithm 1).
+
+    With the batch's mean mu_B and deviation sigma_B = sqrt(var_B + eps), var_B biased, and the running
+    mu and sigma = sqrt(running_var + eps) as they were before this batch:
+
+    y = gamma (xhat r + d) + beta, xhat = (x - mu_B) / sigma_B,
+    r = clip(sigma_B / sigma, 1 / r_max, r_max), d = clip((mu_B - mu) / sigma, -d_max, d_max).
+
+    r and d are constants to the gradient, which still goes through mu_B and sigma_B. Without limits
+    y = gamma (x - mu) / sigma + beta, the output in evaluation; at r_max = 1 and d_max = 0 this is
+    batch norm. The running statistics are those of :class:`BatchNorm`, an average of unbiased
+    variances, so that ``state_dict`` fits PyTorch's; the paper averages sigma_B itself.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    r_max : float
+        Limit of r, 1 or larger; ``math.inf`` for none.
+    d_max : float
+        Limit of the magnitude of d, 0 or larger; ``math.inf`` for none.
+        Both limits are plain attributes for a schedule to set: the paper starts at 1 and 0, until the
+        running statistics have settled, and ends at 3 and 5.
+    eps, momentum, affine
+        As in :class:`BatchNorm`.
+
+    Raises
+    ------
+    ValueError
+        As :class:`BatchNorm`; also, here and in training, for an `r_max` below 1 or a `d_max` below 0.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        r_max: float = 1.0,
+        d_max: float = 0.0,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine)
+        self.r_max = r_max
+        self.d_max = d_max
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        if not self.r_max >= 1:  # so that NaN, too, is refused
+            raise ValueError(f"r_max: got {self.r_max}, allowed are numbers from 1 to infinity")
+        if not self.d_max >= 0:
+            raise ValueError(f"d_max: got {self.d_max}, allowed are numbers from 0 to infinity")
+
+    def _by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Evaluation comes here only when there are no running statistics, and there is nothing to correct to.
+        if self.running_mean is not None and self.running_var is not None:
+            self._check_limits()
+            with torch.no_grad():
+                first, rest, var, _ = _moments(x.reshape(*x.shape[:2], math.prod(x.shape[2:])))
+                sigma = torch.sqrt(self.running_var + self.eps)
+                r = (torch.sqrt(var + self.eps) / sigma).clamp(1 / self.r_max, self.r_max)
+                d = ((first - self.running_mean + rest) / sigma).clamp(-self.d_max, self.d_max)
+            gamma, beta = gamma * r, beta + gamma * d
+        return super()._by_batch(x, gamma, beta)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}"
+
+
+def add_noise(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Return `x` with noise whose distribution changes at every call ([santurkar2018], appendix A).
+
+    For each channel a mean mu ~ U(-0.5, 0.5) and a scale sigma ~ U(1, 1.25) are drawn; then, for each value
+    of it, m ~ U(mu - 0.1, mu + 0.1) and s ~ N(sigma, 0.1), and x becomes s x + m. Positions belong to the
+    batch: each has its own m and s. The paper leaves open whether the 0.1 of N(sigma, 0.1) is a standard
+    deviation or a variance; here it is the standard deviation.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C) or (N, C, *spatial)
+        float32 or float64.
+    generator : torch.Generator or None
+        Where the random numbers come from, on the device of `x`; None is PyTorch's global one.
+
+    Returns
+    -------
+    y : Tensor
+        Of the shape and dtype of `x`. The gradient is s dy: the noise is a constant to it.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype.
+    """
+    _check_dtype(x)
+    if x.ndim < 2:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (N, C) or (N, C, *spatial)")
+
+    def uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
+        unit = torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device)
+        return low + (high - low) * unit
+
+    mu = uniform(_channels(x), -0.5, 0.5)
+    sigma = uniform(_channels(x), 1.0, 1.25)
+    m = mu + uniform(x.shape, -0.1, 0.1)
+    s = sigma + 0.1 * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return torch.addcmul(m, s, x)
+
+
+class NoisyBatchNorm(BatchNorm):
+    """Batch norm, with :func:`add_noise` after it in training ([santurkar2018], section 2.1).
+
+    The noise comes after gamma and beta, which thus cannot take it out, and it is no part of the
+    running statistics. In evaluation this is :class:`BatchNorm`.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    eps, momentum, affine, track_running_stats
+        As in :class:`BatchNorm`.
+    generator : torch.Generator or None
+        Source of the noise, also an attribute; None is PyTorch's global one. A copy of the layer has
+        a generator of its own, in the same state.
+
+    Raises
+    ------
+    ValueError
+        As :class:`BatchNorm`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` of shape (N, C) or (N, C, *spatial), and in training add noise."""
+        y = super().forward(x)
+        return add_noise(y, self.generator) if self.training else y
+
+
+class Noise(nn.Module):
+    """:func:`add_noise` alone, in training: the control for :class:`NoisyBatchNorm`.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    generator : torch.Generator or None
+        As in :class:`NoisyBatchNorm`.
+
+    Raises
+    ------
+    ValueError
+        From ``forward``: for a wrong shape or dtype.
+    """
+
+    def __init__(self, num_features: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.num_features = _positive("num_features", num_features)
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` of shape (N, C) or (N, C, *spatial), in training with noise."""
+        _check(x, self.num_features, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
+        return add_noise(x, self.generator) if self.training else x
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{self.num_features}"
 
 
 class GroupNorm(_Affine):

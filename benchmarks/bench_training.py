@@ -1,0 +1,67 @@
+"""Ratios of a sweep's time to that of training its members one after another: `make bench`.
+
+As in :mod:`bench_norms`, every number is a ratio taken in one run, and nothing here is a test.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from bnbook import data, models, training
+
+STEPS = 200
+ROUNDS = 3
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """The best of a few tries."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def one_after_another(build: Callable[..., nn.Module], images: data.Data, seeds: int, steps: int) -> None:
+    """What a loop over the seeds does."""
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        model = build(images.x_train.shape[1:], 10)
+        training.fit(model, images, steps=steps, seed=seed, evaluate_every=steps)
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    digits, fashion = data.digits(), data.fashion()
+    small = data.Data(
+        fashion.x_train[:2000, :, ::2, ::2].copy(),
+        fashion.y_train[:2000],
+        fashion.x_test[:500, :, ::2, ::2].copy(),
+        fashion.y_test[:500],
+    )
+    mlp, cnn = partial(models.mlp, depth=2, width=32), partial(models.vgg, widths=(8, 8, 0, 16, 16))
+    print("training.sweep against a loop of training.fit, one thread")
+    print(f"\n{'networks':44}{'sweep is faster by':>20}")
+    for name, build, images, seeds, steps in (
+        ("16 MLPs 64-32-32-10, plain", partial(mlp, norm="none"), digits, 16, STEPS),
+        ("16 MLPs 64-32-32-10, batch norm", partial(mlp, norm="batch"), digits, 16, STEPS),
+        ("64 MLPs 64-32-32-10, batch norm", partial(mlp, norm="batch"), digits, 64, STEPS),
+        ("8 CNNs on 14 x 14 images, plain", partial(cnn, norm="none"), small, 8, 20),
+        ("8 CNNs on 14 x 14 images, batch norm", partial(cnn, norm="batch"), small, 8, 20),
+    ):
+        loop = seconds(partial(one_after_another, build, images, seeds, steps))
+        stack = seconds(
+            partial(training.sweep, build, images, steps=steps, seeds=seeds, evaluate_every=steps)
+        )
+        print(f"{name:44}{loop / stack:>19.1f}x")
+
+
+if __name__ == "__main__":
+    main()

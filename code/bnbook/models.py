@@ -1,0 +1,360 @@
+"""The networks that the chapters train.
+
+Each is built from the shape of one input and the number of classes; the norm, the activation, the
+initial weights and the place of the norm are parameters. A model is an ``nn.Sequential`` that reads
+from top to bottom like the diagram in the text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from bnbook import layers
+
+__all__ = ["ACTIVATIONS", "NORMS", "Residual", "deep_linear", "lenet", "make_norm", "mlp", "resnet", "vgg"]
+
+Norm = str | tuple[str, int]
+Init = str | float | tuple[str, float]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "none": nn.Identity,
+}
+
+# What makes each norm from the number of channels and one whole number, where it needs one.
+NORMS: dict[str, Callable[[int, int | None], nn.Module]] = {
+    "none": lambda channels, _: nn.Identity(),
+    "batch": lambda channels, _: layers.BatchNorm(channels),
+    # 4 groups, or as many of them as divide the channels.
+    "group": lambda channels, groups: layers.GroupNorm(groups or math.gcd(4, channels), channels),
+    "layer": lambda channels, _: layers.GroupNorm(1, channels),  # the whole example, one gamma a channel
+    "instance": lambda channels, _: layers.InstanceNorm(channels, affine=True),
+    "noisy": lambda channels, _: layers.NoisyBatchNorm(channels),
+    "renorm": lambda channels, _: layers.BatchRenorm(channels, r_max=3, d_max=5),  # the paper's limits
+    "ghost": lambda channels, size: layers.GhostBatchNorm(channels, size or 0),  # 0 is refused: name a size
+}
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """Make a normalization layer from its name.
+
+    Parameters
+    ----------
+    norm : str or (str, int)
+        A key of :data:`NORMS`, alone or with its whole number, such as ``("group", 8)`` for 8 groups or
+        ``("ghost", 16)`` for ghosts of 16 examples.
+    channels : int
+        Number of channels, or units.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or what the layer rejects.
+    """
+    name, number = (norm, None) if isinstance(norm, str) else norm
+    if name not in NORMS:
+        raise ValueError(f"norm: got {norm!r}, allowed are {', '.join(NORMS)}")
+    return NORMS[name](channels, number)
+
+
+def mlp(
+    in_shape: Sequence[int],
+    classes: int,
+    *,
+    depth: int = 3,
+    width: int = 100,
+    norm: Norm = "none",
+    activation: str = "relu",
+    init: Init = "he",
+    placement: str = "before",
+    bias: bool | None = None,
+) -> nn.Sequential:
+    """Fully connected network: `depth` hidden layers of `width` units, then a linear layer.
+
+    Parameters
+    ----------
+    in_shape : sequence of int
+        Shape of one input; it is flattened.
+    classes : int
+        Number of outputs.
+    depth, width : int
+        Number of hidden layers, and of units in each.
+    norm : str or (str, int)
+        For :func:`make_norm`.
+    activation : str
+        A key of :data:`ACTIVATIONS`.
+    init : str, float or (str, float)
+        Standard deviation of a weight: ``"he"`` sqrt(2 / fan_in), ``"glorot"`` sqrt(2 / (fan_in + fan_out)),
+        a number g for the gain g / sqrt(fan_in), ``("std", s)`` for s itself.
+    placement : {'before', 'after'}
+        Whether the norm stands before or after the activation.
+    bias : bool, optional
+        Whether the hidden layers have a bias. By default they have one unless a norm follows directly,
+        which would subtract it again ([ioffe2015], section 3.2).
+
+    Returns
+    -------
+    nn.Sequential
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or a number out of range.
+    """
+    sizes = [math.prod(in_shape), *[width] * depth]
+    parts: list[nn.Module] = [nn.Flatten()] if len(in_shape) > 1 else []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        with_bias = _has_bias(norm, placement) if bias is None else bias
+        parts += [nn.Linear(fan_in, fan_out, bias=with_bias), *_block(fan_out, norm, activation, placement)]
+    return _initialized(nn.Sequential(*parts, nn.Linear(sizes[-1], classes)), init)
+
+
+def deep_linear(
+    in_shape: Sequence[int],
+    classes: int,
+    *,
+    depth: int = 25,
+    width: int = 10,
+    norm: Norm = "none",
+    init: Init = 1.0,
+) -> nn.Sequential:
+    """Deep linear network: as :func:`mlp` without activation ([santurkar2018], section 2.2).
+
+    Parameters
+    ----------
+    in_shape, classes, depth, width, norm, init
+        As :func:`mlp`.
+
+    Returns
+    -------
+    nn.Sequential
+
+    Raises
+    ------
+    ValueError
+        As :func:`mlp`.
+    """
+    return mlp(in_shape, classes, depth=depth, width=width, norm=norm, activation="none", init=init)
+
+
+def lenet(
+    in_shape: Sequence[int],
+    classes: int,
+    *,
+    norm: Norm = "none",
+    activation: str = "sigmoid",
+    init: Init = "glorot",
+) -> nn.Sequential:
+    """LeNet-5 with average pooling (LeCun et al. 1998), with a norm before each activation.
+
+    Parameters
+    ----------
+    in_shape : sequence of int
+        (C, H, W); 28 x 28 images are padded to 32 x 32 as in the original.
+    classes, norm, activation, init
+        As :func:`mlp`.
+
+    Returns
+    -------
+    nn.Sequential
+
+    Raises
+    ------
+    ValueError
+        As :func:`mlp`, or if `in_shape` is not that of an image.
+    """
+    channels, height, width = _image(in_shape)
+    # Two halvings, and the second convolution takes 4 off.
+    flat = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
+    with_bias = _has_bias(norm, "before")
+    model = nn.Sequential(
+        nn.Conv2d(channels, 6, kernel_size=5, padding=2, bias=with_bias),
+        *_block(6, norm, activation),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, kernel_size=5, bias=with_bias),
+        *_block(16, norm, activation),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(flat, 120, bias=with_bias),
+        *_block(120, norm, activation),
+        nn.Linear(120, 84, bias=with_bias),
+        *_block(84, norm, activation),
+        nn.Linear(84, classes),
+    )
+    return _initialized(model, init)
+
+
+def vgg(
+    in_shape: Sequence[int],
+    classes: int,
+    *,
+    widths: Sequence[int] = (8, 8, 0, 16, 16, 0, 32, 32, 32, 32),
+    norm: Norm = "none",
+    activation: str = "relu",
+    init: Init = "glorot",
+) -> nn.Sequential:
+    """Small VGG: 3 x 3 convolutions, pooling where `widths` has a 0, a global mean, a linear layer.
+
+    Parameters
+    ----------
+    in_shape : sequence of int
+        (C, H, W).
+    classes, norm, activation, init
+        As :func:`mlp`.
+    widths : sequence of int
+        Channels of each convolution; 0 halves height and width.
+
+    Returns
+    -------
+    nn.Sequential
+
+    Raises
+    ------
+    ValueError
+        As :func:`lenet`.
+    """
+    channels, _, _ = _image(in_shape)
+    parts: list[nn.Module] = []
+    for width in widths:
+        if width == 0:
+            parts.append(nn.MaxPool2d(2))
+            continue
+        parts += [_conv3(channels, width, norm), *_block(width, norm, activation)]
+        channels = width
+    return _initialized(nn.Sequential(*parts, *_head(channels, classes)), init)
+
+
+def resnet(
+    in_shape: Sequence[int],
+    classes: int,
+    *,
+    widths: Sequence[int] = (16, 32, 64),
+    blocks: int = 1,
+    norm: Norm = "batch",
+    activation: str = "relu",
+    init: Init = "he",
+) -> nn.Sequential:
+    """Small residual network (He et al. 2016): stages of residual blocks, each stage at half the size.
+
+    Parameters
+    ----------
+    in_shape : sequence of int
+        (C, H, W).
+    classes, norm, activation, init
+        As :func:`mlp`.
+    widths : sequence of int
+        Channels of each stage.
+    blocks : int
+        Residual blocks in a stage.
+
+    Returns
+    -------
+    nn.Sequential
+
+    Raises
+    ------
+    ValueError
+        As :func:`lenet`.
+    """
+    channels, _, _ = _image(in_shape)
+    parts: list[nn.Module] = [_conv3(channels, widths[0], norm), *_block(widths[0], norm, activation)]
+    channels = widths[0]
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            stride = 2 if stage and block == 0 else 1
+            parts.append(Residual(channels, width, stride, norm, activation))
+            channels = width
+    return _initialized(nn.Sequential(*parts, *_head(channels, classes)), init)
+
+
+class Residual(nn.Module):
+    """Residual block: activation(x + norm(conv(activation(norm(conv(x)))))).
+
+    Where the shape changes, a 1 x 1 convolution takes the place of x.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int, norm: Norm, activation: str) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            _conv3(channels, width, norm, stride),
+            *_block(width, norm, activation),
+            _conv3(width, width, norm),
+            make_norm(norm, width),
+        )
+        same = stride == 1 and channels == width
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, width, kernel_size=1, stride=stride)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, width, H / stride, W / stride)."""
+        out: Tensor = self.activation(self.shortcut(x) + self.branch(x))
+        return out
+
+
+# --------------------------------------------------------------------------- small shared parts
+
+
+def _block(channels: int, norm: Norm, activation: str, placement: str = "before") -> list[nn.Module]:
+    """The norm and the activation of one layer, in their order; without a norm the activation alone."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: got {activation!r}, allowed are {', '.join(ACTIVATIONS)}")
+    if placement not in ("before", "after"):
+        raise ValueError(f"placement: got {placement!r}, allowed are before, after")
+    parts = [make_norm(norm, channels), ACTIVATIONS[activation]()]
+    if placement == "after":
+        parts.reverse()
+    return [part for part in parts if not isinstance(part, nn.Identity)]
+
+
+def _has_bias(norm: Norm, placement: str) -> bool:
+    """Only a norm right behind a layer makes its bias redundant."""
+    return norm == "none" or placement == "after"
+
+
+def _conv3(channels: int, width: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
+    bias = _has_bias(norm, "before")
+    return nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=bias)
+
+
+def _head(channels: int, classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
+
+
+def _image(in_shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(in_shape) != 3:
+        raise ValueError(f"in_shape: got {tuple(in_shape)}, expected (C, H, W)")
+    channels, height, width = in_shape
+    return channels, height, width
+
+
+def _initialized(model: nn.Sequential, init: Init) -> nn.Sequential:
+    """Draw all weights of linear and convolution layers; biases become 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=_std(init, module.weight))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+def _std(init: Init, weight: Tensor) -> float:
+    fan_in, fan_out = weight[0].numel(), weight.numel() // weight.shape[1]
+    if init == "he":
+        return math.sqrt(2 / fan_in)
+    if init == "glorot":
+        return math.sqrt(2 / (fan_in + fan_out))
+    if isinstance(init, int | float) and 0 <= init < math.inf:
+        return init / math.sqrt(fan_in)
+    if isinstance(init, tuple) and init[0] == "std" and 0 <= init[1] < math.inf:
+        return init[1]
+    raise ValueError(f"init: got {init!r}, allowed are 'he', 'glorot', a gain of 0 or more, ('std', number)")
