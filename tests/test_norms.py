@@ -543,6 +543,15 @@ def backward(dy):
         (r"var: got -1, a variance is 0", lambda: norms.fold_batch_norm(X.T, P, **{**STATE, "var": -P})),
         (r"dy: got shape \(4, 6\), expected that of the output, \(6, 4\)", lambda: backward(X.T)),
         (r"dy: got dtype float32, expected that of the output, float64", lambda: backward(X.astype(f32))),
+        *(
+            (r"eps: got 0 where 4 of 4 variances are 0 too; allowed is eps > 0", call)
+            for call in (
+                lambda: norms.batch_norm(0 * X + 3, P, P, eps=0),
+                lambda: norms.batch_norm_inference(X, **{**STATE, "var": 0 * P}, eps=0),
+                lambda: norms.fold_batch_norm(X.T, None, **{**STATE, "var": 0 * P}, eps=0),
+            )
+        ),
+        (r"eps: got 0 where 6 of 6 variances are 0 too", lambda: norms.rms_norm(0 * X, P, eps=0)),
         (r"batches: got none, at least one batch is needed", lambda: norms.population_stats([])),
         (r"x: got 3 channels \(shape \(6, 3\)\), expected 4", lambda: norms.population_stats([X, X[:, :3]])),
         (r"x: got 3 channels \(shape \(6, 3\)\), expected 4", lambda: norms.RunningStats(4).update(X[:, :3])),

@@ -1,6 +1,6 @@
 """What is measured inside a network: per-example gradients against a loop of plain autograd, and statistics
-of activations against known values. (test_probes_training.py has the gradients, test_probes_state.py that
-the model is left alone.)
+of activations against known values. (test_probes_training.py has gradients, test_probes_curvature.py
+Jacobians and Hessians, test_probes_state.py that the model is left alone.)
 """
 
 import math

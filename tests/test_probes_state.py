@@ -1,5 +1,7 @@
 """Every probe leaves the model, the batch and the random state as they were, also when it raises."""
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,6 +126,11 @@ def needs_single_examples(probe, model):
         isinstance(m, layers.BatchNorm | nn.BatchNorm1d | nn.BatchNorm2d) and m.training for m in model
     )
     return probe == "per_example_gradients" and together
+
+
+def test_every_public_probe_of_a_model_is_tested_here():
+    public = {name: getattr(probes, name) for name in probes.__all__}
+    assert set(PROBES) == {n for n, f in public.items() if "model" in inspect.signature(f).parameters}
 
 
 @pytest.mark.parametrize("training", [True, False])

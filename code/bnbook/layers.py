@@ -210,7 +210,9 @@ class BatchNorm(_Affine):
     ) -> None:
         super().__init__((_positive("num_features", num_features),), affine)
         self.num_features = num_features
-        self.eps = eps
+        self.eps = _checked_eps(eps)
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"momentum: got {momentum}, allowed are None and numbers from 0 to 1")
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
@@ -533,7 +535,7 @@ class GroupNorm(_Affine):
             )
         self.num_groups = num_groups
         self.num_channels = num_channels
-        self.eps = eps
+        self.eps = _checked_eps(eps)
         self.affine = affine
 
     def forward(self, x: Tensor) -> Tensor:
@@ -570,7 +572,7 @@ class InstanceNorm(_Affine):
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
         super().__init__((_positive("num_features", num_features),), affine)
         self.num_features = num_features
-        self.eps = eps
+        self.eps = _checked_eps(eps)
         self.affine = affine
 
     def forward(self, x: Tensor) -> Tensor:
@@ -609,7 +611,7 @@ class LayerNorm(_Affine):
     ) -> None:
         super().__init__(_shape(normalized_shape), elementwise_affine)
         self.normalized_shape = _shape(normalized_shape)
-        self.eps = eps
+        self.eps = _checked_eps(eps)
         self.elementwise_affine = elementwise_affine
 
     def forward(self, x: Tensor) -> Tensor:
@@ -649,7 +651,7 @@ class RMSNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.normalized_shape = _shape(normalized_shape)
-        self.eps = eps
+        self.eps = _checked_eps(eps)
         self.elementwise_affine = elementwise_affine
         self.weight = nn.Parameter(torch.ones(self.normalized_shape)) if elementwise_affine else None
 
@@ -678,6 +680,12 @@ def _normalize_rows(rows: Tensor, eps: float) -> Tensor:
 def _channels(x: Tensor) -> tuple[int, ...]:
     """The shape in which one value per channel broadcasts against `x`."""
     return (1, x.shape[1], *[1] * (x.ndim - 2))
+
+
+def _checked_eps(eps: float) -> float:
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps: got {eps}, expected a finite number, 0 or larger")
+    return eps
 
 
 def _positive(name: str, value: int) -> int:

@@ -146,9 +146,10 @@ def standardize(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Arr
     Raises
     ------
     ValueError
-        As :func:`moments`.
+        As :func:`moments`; also if `eps` and a variance are both 0.
     """
     _, var, centred = moments(x, axes)
+    _not_both_zero(var, eps)
     inv_std = 1 / np.sqrt(var + x.dtype.type(eps))
     return centred * inv_std, inv_std
 
@@ -277,6 +278,7 @@ def batch_norm_inference(
     x = _checked(x, eps, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
     mean, var, gamma, beta = _per_channel(x, mean=mean, var=var, gamma=gamma, beta=beta)
     _non_negative(var)
+    _not_both_zero(var, eps)
     return gamma * ((x - mean) / np.sqrt(var + x.dtype.type(eps))) + beta
 
 
@@ -419,6 +421,7 @@ def fold_batch_norm(
         for name, value in dict(mean=mean, var=var, gamma=gamma, beta=beta).items()
     )
     _non_negative(var)
+    _not_both_zero(var, eps)
     b = np.zeros_like(mean) if bias is None else _parameter(bias, (channels,), weight.dtype, "bias")
     scale = gamma / np.sqrt(var + weight.dtype.type(eps))
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), scale * (b - mean) + beta
@@ -593,6 +596,7 @@ def rms_norm(x: Array, gamma: Array, eps: float = 1e-5) -> tuple[Array, Cache]:
     if not gamma.size:
         raise ValueError(f"gamma: got shape {gamma.shape}, at least 1 value per example is needed")
     mean_square = _mean_square(x, axes, "mean square")
+    _not_both_zero(mean_square, eps)
     inv_rms = 1 / np.sqrt(mean_square + x.dtype.type(eps))
     xhat = x * inv_rms
     return gamma * xhat, Cache(xhat, inv_rms, gamma, axes, param_axes, x.shape)
@@ -710,3 +714,9 @@ def _trailing(x: Array, gamma: Array, eps: float) -> tuple[Array, tuple[int, ...
 def _non_negative(var: Array) -> None:
     if (var < 0).any():
         raise ValueError(f"var: got {var.min():.3g}, a variance is 0 or larger")
+
+
+def _not_both_zero(var: Array, eps: float) -> None:
+    if eps == 0 and not var.all():
+        zeros = np.count_nonzero(var == 0)
+        raise ValueError(f"eps: got 0 where {zeros} of {var.size} variances are 0 too; allowed is eps > 0")

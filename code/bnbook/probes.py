@@ -357,7 +357,7 @@ def gradient_norms(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Gradie
     -------
     GradientNorms
         Of each ``nn.Linear`` and convolution whose weight requires a gradient. A weight that several
-        layers share counts once, with the layer that runs first.
+        layers share counts once, with the layer that runs first; so does a layer that runs again.
 
     Raises
     ------
