@@ -60,6 +60,7 @@ test-web: book  ## open the built pages in Chromium, with the network blocked
 bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_norms.py
 	$(BIN)/python benchmarks/bench_training.py
+	$(BIN)/python benchmarks/bench_race.py
 
 clean:  ## remove what was built; the installation stays
 	rm -rf _build

@@ -25,14 +25,15 @@ class PlainBatchNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize (N, C, H, W)."""
-        mean = x.mean((0, 2, 3), keepdim=True)
-        var = (x - mean).square().mean((0, 2, 3), keepdim=True)
-        return self.weight * (x - mean) / torch.sqrt(var + 1e-5) + self.bias
+        """Normalize (N, C) or (N, C, H, W)."""
+        axes, shape = (0, 2, 3)[: x.ndim - 1], (-1, *[1] * (x.ndim - 2))
+        mean = x.mean(axes, keepdim=True)
+        var = (x - mean).square().mean(axes, keepdim=True)
+        return self.weight.view(shape) * (x - mean) / torch.sqrt(var + 1e-5) + self.bias.view(shape)
 
 
 def naive_batch_norm(x: np.ndarray) -> np.ndarray:
