@@ -24,6 +24,9 @@ def cloud(M=200, d=6, seed=0, condition=100.0, mean=5.0):
     return mean + (rng.standard_normal((M, d)) * widths) @ ortho_group.rvs(d, random_state=seed)
 
 
+F32 = cloud().astype(f32)
+
+
 # --------------------------------------------------------------------------- what whitening promises
 
 
@@ -125,10 +128,22 @@ def test_centring_subtracts_the_mean_and_nothing_else():
         (np.column_stack([cloud(), np.full(200, 0.1)]), 6),
         (np.column_stack([cloud(), cloud()[:, 0]]), 6),
         (np.column_stack([cloud(), cloud().astype(f32)[:, 0]]).astype(f32), 6),
+        (np.column_stack([F32, F32[:, 0] + F32[:, 1]]), 6),
         (np.ones((1, 3)), 0),
         (np.full((7, 3), 0.1), 0),
+        (np.full((1000, 3), 0.1), 0),
     ],
-    ids=["M<d", "M=d", "constant", "duplicate", "duplicate in float32", "one example", "all constant"],
+    ids=[
+        "M<d",
+        "M=d",
+        "constant",
+        "duplicate",
+        "duplicate in float32",
+        "sum in float32",
+        "one example",
+        "all constant",
+        "constant, rounded mean",
+    ],
 )
 def test_singular_data_are_refused_with_their_rank_or_whitened_where_they_vary(fit, x, rank):
     with pytest.raises(ValueError, match=f"x: .* rank {rank}: nothing whitens it"):

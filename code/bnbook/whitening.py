@@ -379,7 +379,6 @@ def _centred(x: Array, ddof: int = 0) -> tuple[Floats, Floats, int]:
     if len(wide) <= ddof:
         raise ValueError(f"x: got {len(wide)} example, more than ddof = {ddof} are needed")
     mean = wide.mean(0)
-    mean += (wide - mean).mean(0)  # the mean of large numbers is itself rounded: see norms.moments
     return mean, wide - mean, len(wide) - ddof
 
 
