@@ -1,0 +1,411 @@
+"""Scaling, standardizing and whitening in NumPy, and what goes wrong outside the gradient.
+
+Every ``fit_`` function reads one affine map off the data, ``x -> (x - shift) @ matrix.T``; :func:`apply` maps
+the same or other data with it. A map is fitted on training data and then applied to all data.
+
+=========================  ==================  =============================================
+function                   shift               matrix
+=========================  ==================  =============================================
+:func:`fit_centring`       mean                identity
+:func:`fit_min_max`        minimum             diagonal, 1 / (maximum - minimum)
+:func:`fit_standardizing`  mean                diagonal, 1 / standard deviation
+:func:`fit_pca_whitening`  mean                rows v_i / sqrt(λ_i): axes of the covariance Σ
+:func:`fit_zca_whitening`  mean                Σ^(-1/2), symmetric
+=========================  ==================  =============================================
+
+``norms.standardize`` is another thing: it normalizes a batch with its own statistics, and keeps no map.
+
+Conventions: rows are examples. Covariances divide by M, like batch norm's variance and scikit-learn's
+``StandardScaler``; scikit-learn's ``PCA(whiten=True)`` divides by M - 1, which ``ddof=1`` gives. Maps are
+computed and kept in float64.
+
+Sources: [lecun1991]_ and [lecun1998]_ for the condition number, [bell1997]_ and [kessy2018]_ for ZCA,
+[ioffe2015]_ section 2 for the bias that grows outside the gradient.
+
+.. [lecun1991] Y. Le Cun, I. Kanter, S. A. Solla. Eigenvalues of Covariance Matrices: Application to
+   Neural-Network Learning. Physical Review Letters 66, 1991.
+.. [lecun1998] Y. LeCun, L. Bottou, G. B. Orr, K.-R. Müller. Efficient BackProp. 1998.
+.. [bell1997] A. J. Bell, T. J. Sejnowski. The "Independent Components" of Natural Scenes are Edge Filters.
+   Vision Research 37, 1997.
+.. [kessy2018] A. Kessy, A. Lewin, K. Strimmer. Optimal Whitening and Decorrelation. The American
+   Statistician 72, 2018; arXiv:1512.00809.
+.. [ioffe2015] S. Ioffe, C. Szegedy. Batch Normalization. arXiv:1502.03167.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Floats = NDArray[np.float64]
+
+__all__ = [
+    "AffineMap",
+    "CentredRun",
+    "apply",
+    "condition_number",
+    "covariance",
+    "fit_centring",
+    "fit_min_max",
+    "fit_pca_whitening",
+    "fit_standardizing",
+    "fit_zca_whitening",
+    "train_centred",
+]
+
+
+class AffineMap(NamedTuple):
+    """An affine map of examples, x -> matrix (x - shift), that was read off some data.
+
+    Attributes
+    ----------
+    shift : ndarray of shape (d,)
+        What is subtracted from every example, in the unit of the data.
+    matrix : ndarray of shape (d, d)
+        What it is multiplied by then, in one over the unit of the data.
+    """
+
+    shift: Floats
+    matrix: Floats
+
+
+def apply(fit: AffineMap, x: Array) -> Array:
+    """Map examples with a fitted map.
+
+    Parameters
+    ----------
+    fit : AffineMap
+        From one of the ``fit_`` functions.
+    x : ndarray of shape (n, d)
+        Any number of examples: a map has its statistics from the data that it was fitted to.
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+        In the dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `x` has not d columns, is not float32 or float64, or holds NaN or infinity.
+    """
+    checked = _examples(x)
+    if checked.shape[1] != len(fit.shift):
+        raise ValueError(f"x: got {checked.shape[1]} columns, the map was fitted to {len(fit.shift)}")
+    mapped: Array = ((checked.astype(np.float64) - fit.shift) @ fit.matrix.T).astype(checked.dtype)
+    return mapped
+
+
+# --------------------------------------------------------------------------- covariance and condition
+
+
+def covariance(x: Array, ddof: int = 0) -> Floats:
+    """Covariance matrix of the columns, in two passes.
+
+    Parameters
+    ----------
+    x : ndarray of shape (M, d)
+        A row for each example.
+    ddof : int
+        0 divides by M, 1 by M - 1.
+
+    Returns
+    -------
+    ndarray of shape (d, d)
+        Symmetric, of rank at most min(d, M - 1): the centred rows add up to zero.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, NaN or infinity, `ddof` other than 0 or 1, or `ddof` examples or fewer.
+    """
+    _, centred, divisor = _centred(x, ddof)
+    return np.asarray(centred.T @ centred / divisor)
+
+
+def condition_number(matrix: Array) -> float:
+    """Largest over smallest eigenvalue of a symmetric matrix without negative eigenvalues.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (d, d)
+        A covariance, or the Hessian of a convex loss.
+
+    Returns
+    -------
+    float
+        1 or larger. Infinity if the smallest eigenvalue is zero, up to the rounding of the largest one.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not square and symmetric, has a negative eigenvalue or none but zeros.
+    """
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ValueError(f"matrix: got shape {matrix.shape}, expected (d, d)")
+    if not np.isfinite(matrix).all() or np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
+        raise ValueError("matrix: got one that is not symmetric and finite")
+    eigenvalues = np.linalg.eigvalsh(matrix)
+    rounding = len(matrix) * np.finfo(eigenvalues.dtype).eps * np.abs(eigenvalues).max()
+    if eigenvalues[0] < -rounding or eigenvalues[-1] <= 0:
+        raise ValueError(
+            f"matrix: got eigenvalues from {eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}, "
+            "expected none below zero and at least one above"
+        )
+    return float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > rounding else np.inf
+
+
+# --------------------------------------------------------------------------- column by column
+
+
+def fit_centring(x: Array) -> AffineMap:
+    """Subtract the mean of each column, and nothing else.
+
+    Parameters
+    ----------
+    x : ndarray of shape (M, d)
+
+    Returns
+    -------
+    AffineMap
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, NaN or infinity.
+    """
+    mean, _, _ = _centred(x)
+    return AffineMap(mean, np.eye(len(mean)))
+
+
+def fit_min_max(x: Array) -> AffineMap:
+    """Map the smallest value of each column to 0 and the largest to 1.
+
+    Parameters
+    ----------
+    x : ndarray of shape (M, d)
+
+    Returns
+    -------
+    AffineMap
+        A constant column is only shifted and comes out as 0, as in scikit-learn's ``MinMaxScaler``.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, NaN or infinity.
+    """
+    wide = _examples(x).astype(np.float64)
+    low, high = wide.min(0), wide.max(0)
+    return AffineMap(low, np.diag(1 / np.where(low == high, 1.0, high - low)))
+
+
+def fit_standardizing(x: Array) -> AffineMap:
+    """Give each column the mean 0 and the (biased) variance 1 ([lecun1998]_, section 4.3).
+
+    Parameters
+    ----------
+    x : ndarray of shape (M, d)
+
+    Returns
+    -------
+    AffineMap
+        A constant column is only shifted and comes out as 0, as in scikit-learn's ``StandardScaler``.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, NaN or infinity.
+    """
+    mean, centred, _ = _centred(x)
+    constant = np.ptp(x, axis=0) == 0  # exactly; a computed variance may be a rounding error instead
+    std = np.sqrt(np.square(centred).mean(0))
+    return AffineMap(mean, np.diag(1 / np.where(constant, 1.0, std)))
+
+
+# --------------------------------------------------------------------------- whitening
+
+
+def fit_pca_whitening(x: Array, ddof: int = 0, eps: float = 0.0, singular: str = "error") -> AffineMap:
+    """Rotate to the axes of the covariance, and divide by the standard deviation along each.
+
+    Row i of the matrix is v_i / sqrt(λ_i + eps), where Σ v_i = λ_i v_i and λ_1 >= λ_2 >= ... The sign of an
+    axis is free; here its largest entry in absolute value is positive, as in scikit-learn.
+
+    Parameters
+    ----------
+    x : ndarray of shape (M, d)
+        A row for each example.
+    ddof : int
+        0 divides the covariance by M, 1 by M - 1.
+    eps : float
+        Added to the eigenvalues, 0 or larger. Larger than 0 it keeps weak axes from being blown up to full
+        size: the variance along axis i comes out as λ_i / (λ_i + eps).
+    singular : {'error', 'zero'}
+        What to do, with eps = 0, about axes along which the data do not vary: refuse, or map them to 0.
+        They occur if M <= d, or if a column is constant or follows from others. They are told from weak
+        axes by rounding: sqrt(λ_i) <= max(M, d) * (eps of the dtype of `x`) * max(sqrt(λ_1), largest |mean|).
+
+    Returns
+    -------
+    AffineMap
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, NaN or infinity; for `ddof`, `eps` or `singular` out of range; if the
+        covariance is singular, unless eps > 0 or singular='zero'.
+    """
+    mean, axes, scale = _whitening_axes(x, ddof, eps, singular)
+    return AffineMap(mean, scale[:, None] * axes)
+
+
+def fit_zca_whitening(x: Array, ddof: int = 0, eps: float = 0.0, singular: str = "error") -> AffineMap:
+    """Whiten, and rotate back: the whitening that changes the data least ([bell1997]_, [kessy2018]_).
+
+    The matrix is the sum of v_i v_iᵀ / sqrt(λ_i + eps) over all axes, which is Σ^(-1/2) for eps = 0. It is
+    symmetric, and does not depend on the signs or the order of the axes.
+
+    Parameters
+    ----------
+    x, ddof, eps, singular
+        As in :func:`fit_pca_whitening`.
+
+    Returns
+    -------
+    AffineMap
+
+    Raises
+    ------
+    ValueError
+        As :func:`fit_pca_whitening`.
+    """
+    mean, axes, scale = _whitening_axes(x, ddof, eps, singular)
+    root = (axes.T * scale) @ axes
+    return AffineMap(mean, (root + root.T) / 2)
+
+
+# --------------------------------------------------------------------------- outside the gradient
+
+
+class CentredRun(NamedTuple):
+    """What gradient descent did to a centred unit.
+
+    Attributes
+    ----------
+    bias, beta, loss : ndarray of shape (steps + 1,)
+        The bias before the centring, the shift after it, and the loss: before the first step and after each.
+    """
+
+    bias: Floats
+    beta: Floats
+    loss: Floats
+
+
+def train_centred(
+    u: Array, target: Array, lr: float, steps: int, *, through: bool, learn_beta: bool = False
+) -> CentredRun:
+    """Train the bias of a unit that is centred over its batch ([ioffe2015]_, section 2).
+
+    The unit is x_i = u_i + b, centred to y_i = x_i - mean(x) + beta, and its loss mean((y_i - t_i)²) / 2. The
+    gradient with respect to x_j is (y_j - t_j) / m if the mean is taken for a constant. Through the mean,
+    every x_j moves every y_i by another -1/m, so that the mean of (y_i - t_i) / m over i comes off.
+
+    Parameters
+    ----------
+    u, target : ndarray of shape (m,)
+        Inputs u_i of the unit and values t_i that it should have.
+    lr : float
+        Learning rate, larger than 0.
+    steps : int
+        Number of updates, 0 or more.
+    through : bool
+        Whether the gradient passes through the mean, or the mean is computed outside it.
+    learn_beta : bool
+        Whether beta is trained too; otherwise it stays 0.
+
+    Returns
+    -------
+    CentredRun
+
+    Raises
+    ------
+    ValueError
+        If `u` and `target` are not two vectors of one length, or `lr` or `steps` is out of range.
+    """
+    u, target = np.asarray(u, np.float64), np.asarray(target, np.float64)
+    if u.ndim != 1 or u.size == 0 or u.shape != target.shape:
+        raise ValueError(f"u, target: got shapes {u.shape} and {target.shape}, expected (m,) twice")
+    if not 0 < lr < np.inf:
+        raise ValueError(f"lr: got {lr}, expected a finite number larger than 0")
+    if steps < 0:
+        raise ValueError(f"steps: got {steps}, allowed is 0 or more")
+    m, b, beta, path = len(u), 0.0, 0.0, []
+    for _ in range(steps + 1):
+        x = u + b
+        dy = (x - x.mean() + beta - target) / m
+        path.append((b, beta, np.square(m * dy).mean() / 2))
+        dx = dy - dy.mean() if through else dy
+        b -= lr * dx.sum()
+        beta -= lr * dy.sum() if learn_beta else 0.0
+    return CentredRun(*np.transpose(path))
+
+
+# --------------------------------------------------------------------------- small shared parts
+
+
+def _examples(x: Array) -> Array:
+    """Return `x` as a matrix of finite floats, or say what is wrong with it."""
+    x = np.asarray(x)
+    if x.dtype not in (np.float32, np.float64):
+        raise ValueError(f"x: got dtype {x.dtype}, allowed are float32 and float64")
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(f"x: got shape {x.shape}, expected (examples, columns) with at least one of each")
+    if not np.isfinite(x).all():
+        bad = np.count_nonzero(~np.isfinite(x))
+        raise ValueError(f"x: got NaN or infinity in {bad} of {x.size} values, all must be finite")
+    return x
+
+
+def _centred(x: Array, ddof: int = 0) -> tuple[Floats, Floats, int]:
+    """Mean of the columns, what is left after subtracting it, and the divisor of a covariance."""
+    wide = _examples(x).astype(np.float64)
+    if ddof not in (0, 1):
+        raise ValueError(f"ddof: got {ddof}, allowed are 0 and 1")
+    if len(wide) <= ddof:
+        raise ValueError(f"x: got {len(wide)} example, more than ddof = {ddof} are needed")
+    mean = wide.mean(0)
+    return mean, wide - mean, len(wide) - ddof
+
+
+def _whitening_axes(x: Array, ddof: int, eps: float, singular: str) -> tuple[Floats, Floats, Floats]:
+    """Mean, axes of the covariance as rows (largest variance first), and 1 / sqrt(λ + eps) for each."""
+    if not 0 <= eps < np.inf:
+        raise ValueError(f"eps: got {eps}, expected a finite number, 0 or larger")
+    if singular not in ("error", "zero"):
+        raise ValueError(f"singular: got {singular!r}, allowed are 'error' and 'zero'")
+    mean, centred, divisor = _centred(x, ddof)
+    M, d = centred.shape
+    # The singular values of the centred data are sqrt(divisor * λ_i). Not to square the data keeps twice as
+    # many digits of the weak axes.
+    _, lengths, axes = np.linalg.svd(centred, full_matrices=d > M)
+    std = np.zeros(d)
+    std[: len(lengths)] = lengths / np.sqrt(divisor)
+    largest = axes[np.arange(d), np.abs(axes).argmax(1)]
+    axes = axes * np.sign(largest)[:, None]
+    if eps > 0:
+        return mean, axes, 1 / np.sqrt(np.square(std) + eps)
+    # Rounding of the data, and of the mean that was subtracted from them.
+    size = max(std[0], np.abs(mean).max())
+    varies = std > max(M, d) * np.finfo(np.asarray(x).dtype).eps * size
+    if singular == "error" and not varies.all():
+        raise ValueError(
+            f"x: {M} examples of {d} columns have a covariance of rank {varies.sum()}: nothing whitens it. "
+            f"Take more than {d} examples and leave out constant and dependent columns, or give eps > 0, "
+            "or singular='zero'"
+        )
+    return mean, axes, np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)
