@@ -72,6 +72,17 @@ def test_each_member_of_a_sweep_is_what_fit_gives_for_every_rate_and_initial_wei
     equal_to_fit(swept(lr=0.05, norm="batch", **settings), lr=0.05, norm="batch")
 
 
+def test_frozen_layers_stay_frozen_in_a_sweep():
+    def build(in_shape, classes):
+        model = small_mlp(in_shape, classes, norm="batch")
+        model[0].requires_grad_(False)
+        return model
+
+    runs = swept(build, lr=[0.1, 0.5])
+    equal_to_fit(runs, build)
+    assert not np.allclose(runs.loss, swept(lr=[0.1, 0.5], norm="batch").loss)
+
+
 def test_each_member_of_a_sweep_is_what_fit_gives_with_a_schedule():
     halved = lambda step: 0.5 ** (step // 10)  # noqa: E731
     runs = swept(lr=[0.1], norm="batch", schedule=halved)

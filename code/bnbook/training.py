@@ -376,14 +376,16 @@ def _fit_stack(
     skeleton = models[0]
     _let_statistics_diverge(skeleton)
     stacked, buffers = stack_module_state(models)
+    frozen = {name: stacked.pop(name).detach() for name in _frozen(skeleton)}
     shapes = {name: value.shape for name, value in stacked.items()}
     # One row a member: the whole stack is updated at once, with a rate for each row.
     theta = torch.cat([value.detach().flatten(1) for value in stacked.values()], 1).requires_grad_()
 
     def named(theta: Tensor) -> dict[str, Tensor]:
-        """The stacked parameters by their names, as views of `theta`."""
+        """The stacked parameters by their names: those that are trained are views of `theta`."""
         parts = torch.split(theta, [math.prod(shape[1:]) for shape in shapes.values()], 1)
-        return {name: part.view(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+        trained = {name: part.view(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+        return {**frozen, **trained}
 
     rates = {
         name: torch.tensor([[float(member.get(name, default))] for member in members], dtype=theta.dtype)
@@ -494,7 +496,12 @@ def _kind(model: nn.Module) -> str | None:
     if any(isinstance(module, nn.Dropout | Noise | NoisyBatchNorm) for module in model.modules()):
         return None
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    return f"{model!r} {shapes}"
+    return f"{model!r} {shapes} {_frozen(model)}"
+
+
+def _frozen(model: nn.Module) -> list[str]:
+    """Names of the parameters that are not to be trained."""
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
 # --------------------------------------------------------------------------- small shared parts
