@@ -166,7 +166,7 @@ def rotate(x: Array, degrees: float, fill: float = 0.0) -> Array:
     planes = _planes(x)
     _finite(degrees=degrees, fill=fill)
     turned: Array = ndimage.rotate(
-        planes, degrees, axes=(-1, -2), reshape=False, order=1, mode="constant", cval=fill
+        planes, degrees, axes=(-2, -1), reshape=False, order=1, mode="constant", cval=fill
     )
     return turned.reshape(np.shape(x))
 
@@ -201,7 +201,7 @@ def standardize(x: Array, eps: float = 1e-8) -> Array:
 
 
 SHIFTS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
-    "none": lambda x, rng: _images(x),
+    "none": lambda x, rng: _images(x).copy(),
     "dark": lambda x, rng: affine(x, 0.3),
     "hazy": lambda x, rng: affine(x, 0.6, 0.4),
     "dark, hazy": lambda x, rng: affine(x, 0.3, 0.35),
