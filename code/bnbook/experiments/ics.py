@@ -44,11 +44,13 @@ _VGG_FULL = {
 }
 _VGG = {"network": "vgg", "init": ["glorot", "he"]}
 _LINEAR = {"network": "deep_linear", "init": 1.0, "lr": [1e-7, 1e-6], "layers": (8, 16, 22)}
+_LINEAR_LONGER = {**_LINEAR, "norm": "none", "lr": 1e-6}  # as it takes its time to the edge of stability
 SCALES: dict[str, list[dict[str, Any]]] = {
     "small": [
-        _NOISY | _VGG_SMALL | {"steps": 45, "every": 5, "layers": (2, 4, 7)},
+        _NOISY | _VGG_SMALL | {"steps": 40, "every": 5, "layers": (2, 4, 7)},
         _DEFINITION | _VGG | _VGG_SMALL | {"steps": 21, "every": 10, "layers": (2, 4, 7)},
-        _DEFINITION | _LINEAR | {"steps": 21, "every": 10},
+        _DEFINITION | _LINEAR | {"steps": 41, "every": 20},
+        _DEFINITION | _LINEAR_LONGER | {"steps": 121, "every": 40},
     ],
     "full": [
         _NOISY | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (4, 9, 12)},
