@@ -43,19 +43,20 @@ _VGG_FULL = {
     "lr": 0.1,
 }
 _VGG = {"network": "vgg", "init": ["glorot", "he"]}
-_LINEAR = {"network": "deep_linear", "init": 1.0, "lr": [1e-7, 1e-6], "layers": (16, 22)}
-_LINEAR_LONGER = {**_LINEAR, "norm": "none", "lr": 1e-6}  # as it takes its time to the edge of stability
+_LINEAR = {"network": "deep_linear", "init": 1.0, "layers": (16, 22)}
 SCALES: dict[str, list[dict[str, Any]]] = {
     "small": [
         _NOISY | _VGG_SMALL | {"steps": 30, "every": 5, "layers": (2, 4, 7)},
         _DEFINITION | _VGG | _VGG_SMALL | {"steps": 41, "every": 20, "layers": (4, 7)},
-        _DEFINITION | _LINEAR | {"steps": 41, "every": 20},
-        _DEFINITION | _LINEAR_LONGER | {"steps": 121, "every": 40},
+        _DEFINITION | _LINEAR | {"lr": 1e-7, "steps": 41, "every": 20},
+        _DEFINITION | _LINEAR | {"lr": 1e-6, "norm": "batch", "steps": 41, "every": 20},
+        # The plain network takes its time to the edge of stability.
+        _DEFINITION | _LINEAR | {"lr": 1e-6, "norm": "none", "steps": 121, "every": 20},
     ],
     "full": [
         _NOISY | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (4, 9, 12)},
         _DEFINITION | _VGG | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (6, 12)},
-        _DEFINITION | _LINEAR | {"steps": 10_000, "every": 100},
+        _DEFINITION | _LINEAR | {"lr": [1e-7, 1e-6], "steps": 10_000, "every": 100},
     ],
 }
 """Settings by scale: a list of grids, in which a list is an axis."""
