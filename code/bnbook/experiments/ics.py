@@ -381,4 +381,5 @@ def _moved(
 def _accuracy(model: nn.Module, part: Part) -> float:
     """Share of 500 test images that are classified correctly, in the mode that the model is in."""
     *_, x, y = part
-    return (model(x[:500]).argmax(1) == y[:500]).double().mean().item()
+    right: Tensor = model(x[:500]).argmax(1) == y[:500]
+    return right.double().mean().item()
