@@ -41,10 +41,10 @@ NORMS: dict[str, models.Norm] = {
 _MLP: dict[str, Any] = {"network": "mlp", "norm": ["none", "batch"], "batch_size": 64}
 SCALES: dict[str, list[dict[str, Any]]] = {
     "small": [
-        _MLP | {"activation": "relu", "depth": 6, "lr": 0.1, "steps": 100, "every": 20},
-        _MLP | {"activation": "relu", "depth": 6, "lr": 0.01, "steps": 250, "every": 50},
+        _MLP | {"activation": "relu", "depth": 6, "lr": 0.1, "steps": 60, "every": 15},
+        _MLP | {"activation": "relu", "depth": 6, "lr": 0.01, "steps": 200, "every": 25},
         _MLP | {"activation": "relu", "depth": 12, "lr": 0.01, "steps": 50, "every": 25},
-        _MLP | {"activation": "tanh", "depth": 6, "lr": 0.01, "steps": 50, "every": 50},
+        _MLP | {"activation": "tanh", "depth": 6, "lr": 0.01, "steps": 25, "every": 25},
     ],
     "full": [
         {
