@@ -43,17 +43,20 @@ _VGG_FULL = {
     "lr": 0.1,
 }
 _VGG = {"network": "vgg", "init": ["glorot", "he"]}
-_LINEAR = {"network": "deep_linear", "init": 1.0, "lr": [1e-7, 1e-6], "layers": (8, 16, 22)}
+_LINEAR = {"network": "deep_linear", "init": 1.0, "layers": (16, 22)}
 SCALES: dict[str, list[dict[str, Any]]] = {
     "small": [
-        _NOISY | _VGG_SMALL | {"steps": 50, "probe_every": 25, "average_over": 5},
-        _DEFINITION | _VGG | _VGG_SMALL | {"steps": 21, "every": 10, "layers": (2, 4, 7)},
-        _DEFINITION | _LINEAR | {"steps": 31, "every": 15},
+        _NOISY | _VGG_SMALL | {"steps": 30, "every": 5, "layers": (2, 4, 7)},
+        _DEFINITION | _VGG | _VGG_SMALL | {"steps": 41, "every": 20, "layers": (4, 7)},
+        _DEFINITION | _LINEAR | {"lr": 1e-7, "steps": 41, "every": 20},
+        _DEFINITION | _LINEAR | {"lr": 1e-6, "norm": "batch", "steps": 41, "every": 20},
+        # The plain network takes its time to the edge of stability.
+        _DEFINITION | _LINEAR | {"lr": 1e-6, "norm": "none", "steps": 121, "every": 20},
     ],
     "full": [
-        _NOISY | _VGG_FULL | {"steps": 15_000, "probe_every": 100, "average_over": 100},
-        _DEFINITION | _VGG | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (4, 9, 12)},
-        _DEFINITION | _LINEAR | {"steps": 10_000, "every": 100},
+        _NOISY | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (4, 9, 12)},
+        _DEFINITION | _VGG | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (6, 12)},
+        _DEFINITION | _LINEAR | {"lr": [1e-7, 1e-6], "steps": 10_000, "every": 100},
     ],
 }
 """Settings by scale: a list of grids, in which a list is an axis."""
@@ -124,8 +127,8 @@ def noisy_batch_norm(
     batch_size: int,
     lr: float,
     steps: int,
-    probe_every: int,
-    average_over: int,
+    every: int,
+    layers: Sequence[int],
     seed: int,
     device: str = "cpu",
 ) -> list[Row]:
@@ -141,10 +144,10 @@ def noisy_batch_norm(
         As in :func:`bnbook.models.vgg`.
     batch_size, lr, steps : int, float, int
         Of SGD.
-    probe_every : int
-        Steps between two probes.
-    average_over : int
-        Steps whose training loss is averaged into one number.
+    every : int
+        Steps between two probes, and number of steps whose training losses are averaged into one.
+    layers : sequence of int
+        Which convolutions to probe, counted from 0 at the input.
     seed : int
         Draws weights, mini-batches and noise.
     device : str
@@ -152,14 +155,14 @@ def noisy_batch_norm(
     Returns
     -------
     list of dict
-        At each probe one row a convolution: ``step`` (number of updates), ``layer`` (from 1), ``p15``,
+        At each probe one row a layer: ``step`` (number of updates), ``layer`` (from 1), ``p15``,
         ``p50`` and ``p85`` of what its first unit's activation reads on a fixed batch, in training mode
         (which draws the noise); ``moved``, the distance of a unit's median from that at the last probe,
         in mean 15-85 spreads of the two probes, and ``width``, the spread itself, both as the median
         over the units. Then rows with ``step`` and ``loss``, the mean training loss of the steps before
-        it. And a last row with ``step`` and, on the first 1,000 test images, ``accuracy`` in evaluation
+        it. And a last row with ``step`` and, on the first 500 test images, ``accuracy`` in evaluation
         mode, where no noise is drawn, ``accuracy_batch`` without noise but with the statistics of the
-        batch of 500, and ``accuracy_noisy`` in training mode.
+        500, and ``accuracy_noisy`` in training mode.
 
     Raises
     ------
@@ -177,27 +180,22 @@ def noisy_batch_norm(
         before: list[Tensor] = []
         losses: list[Tensor] = []
         for step, (x, y) in enumerate(_batches(part, batch_size, steps, seed)):
-            if step % probe_every == 0:
-                before = _moved(model, fixed, step, before, rows)
+            if step % every == 0:
+                before = _moved(model, fixed, layers, step, before, rows)
             loss = F.cross_entropy(model(x), y)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
             losses.append(loss.detach())
-            if len(losses) == average_over or step == steps - 1:
+            if len(losses) == every or step == steps - 1:
                 rows.append({"step": step + 1, "loss": torch.stack(losses).mean().item()})
                 losses = []
-        _moved(model, fixed, steps, before, rows)
-        evaluated = _accuracy(model.eval(), part)
-        noisy = _accuracy(model.train(), part)
+        _moved(model, fixed, layers, steps, before, rows)
+        last = {"step": steps, "accuracy": _accuracy(model.eval(), part)}
+        last["accuracy_noisy"] = _accuracy(model.train(), part)
         for layer in model:
             layer.train(not isinstance(layer, Noise))
-        accuracies = {
-            "accuracy": evaluated,
-            "accuracy_noisy": noisy,
-            "accuracy_batch": _accuracy(model, part),
-        }
-        rows.append({"step": steps, **accuracies})
+        rows.append({**last, "accuracy_batch": _accuracy(model, part)})
     return rows
 
 
@@ -265,10 +263,7 @@ def definition_2_1(
             loss: Loss = F.cross_entropy
             batches = _batches(part, batch_size, steps, seed)
         else:
-            model = models.mlp(
-                (10,), 10, depth=24, width=10, norm=norm, activation="none", init=1.0, bias=False
-            )
-            model = model.to(device)
+            model = _deep_linear(norm, init).to(device)
             loss = squared_error
             x = torch.randn(1000, 10)
             y = x @ torch.randn(10, 10).T
@@ -365,15 +360,18 @@ def _dressed(model: nn.Sequential, norm: str) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-def _moved(model: nn.Module, x: Tensor, step: int, before: list[Tensor], rows: list[Row]) -> list[Tensor]:
+def _moved(
+    model: nn.Module, x: Tensor, layers: Sequence[int], step: int, before: list[Tensor], rows: list[Row]
+) -> list[Tensor]:
     """Append a row a layer on what its activation reads; return the percentiles, for the next call."""
-    now = [probes.percentiles(u) for u in probes.layer_inputs(model, x, nn.ReLU)]
-    for layer, (low, middle, high) in enumerate(now, 1):
+    inputs = probes.layer_inputs(model, x, nn.ReLU)
+    now = [probes.percentiles(inputs[layer]) for layer in layers]
+    for k, (low, middle, high) in enumerate(now):
         spread = high - low
-        row = {"step": step, "layer": layer, "width": spread.median().item()}
+        row = {"step": step, "layer": layers[k] + 1, "width": spread.median().item()}
         row |= {"p15": low[0].item(), "p50": middle[0].item(), "p85": high[0].item()}
         if before:
-            low, earlier, high = before[layer - 1]
+            low, earlier, high = before[k]
             row["moved"] = ((middle - earlier).abs() / ((spread + high - low) / 2)).median().item()
         rows.append(row)
     return now
@@ -381,8 +379,7 @@ def _moved(model: nn.Module, x: Tensor, step: int, before: list[Tensor], rows: l
 
 @torch.no_grad()
 def _accuracy(model: nn.Module, part: Part) -> float:
-    """Share of the test images that are classified correctly, in the mode that the model is in."""
+    """Share of 500 test images that are classified correctly, in the mode that the model is in."""
     *_, x, y = part
-    x, y = x[:1000], y[:1000]
-    scores = torch.cat([model(some) for some in torch.split(x, 500)])
-    return (scores.argmax(1) == y).double().mean().item()
+    right: Tensor = model(x[:500]).argmax(1) == y[:500]
+    return right.double().mean().item()
