@@ -513,9 +513,11 @@ def launch(
     return done
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The script that each process runs; torchrun has told it by the environment which one it is."""
-    parser = argparse.ArgumentParser(prog="torchrun [...] -m bnbook.distributed", description=__doc__)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="torchrun [...] -m bnbook.distributed",
+        description="Several commands, with the word THEN between them, run one after another.",
+    )
     parser.add_argument(
         "--timeout", type=float, default=30, help="seconds to wait for the others (default: 30)"
     )
@@ -535,14 +537,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--ddp", action="store_true", help="average gradients with DistributedDataParallel")
     command = commands.add_parser("fail", help=str(_fail.__doc__), description=_fail.__doc__)
     command.add_argument("how", choices=["die", "stall"])
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The script that each process runs; torchrun has told it by the environment which one it is."""
+    parser = _parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    jobs = [list(job) for then, job in itertools.groupby(words, "THEN".__eq__) if not then] or [[]]
+    todo = [parser.parse_args(job) for job in jobs]
     if "RANK" not in os.environ:
         parser.error("this process does not know which of how many it is: let torchrun start it")
 
-    dist.init_process_group("gloo", timeout=timedelta(seconds=settings.timeout))
-    if settings.command == "fail":
-        _fail(settings.how)
-    else:
+    dist.init_process_group("gloo", timeout=timedelta(seconds=todo[0].timeout))
+    for settings in todo:
+        if settings.command == "fail":
+            _fail(settings.how)
+            continue
         with np.load(settings.input) as file:
             given = dict(file)
         results = _compare(given) if settings.command == "compare" else _train(given, settings)
