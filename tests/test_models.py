@@ -15,8 +15,9 @@ BUILDERS = {
     "vgg": (models.vgg, IMAGE),
     "resnet": (models.resnet, IMAGE),
 }
-# A dense unit has one position, so instance norm is not for it; ghosts need a size.
-DENSE_NORMS = [*(norm for norm in models.NORMS if norm not in ("instance", "ghost")), ("ghost", 5)]
+# A dense unit has one position, so instance norm is not for it; ghosts need a size, and lp its p.
+DENSE_NORMS = [*(norm for norm in models.NORMS if norm not in ("instance", "ghost", "lp")), ("ghost", 5)]
+DENSE_NORMS += [("lp", p) for p in (1, 2, math.inf)]
 
 
 def kinds(model):
@@ -100,6 +101,7 @@ def test_layer_norm_of_a_model_normalizes_the_whole_example():
 def test_a_norm_takes_its_number_along():
     assert isinstance(models.make_norm("group", 8), layers.GroupNorm)
     assert models.make_norm(("group", 2), 8).num_groups == 2
+    assert models.make_norm(("lp", math.inf), 8).p == math.inf
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,7 @@ def test_a_norm_takes_its_number_along():
         (lambda: models.make_norm("bath", 8), "norm: got 'bath', allowed are none, batch, group"),
         (lambda: models.mlp((4,), 2, norm=("grup", 2)), r"norm: got \('grup', 2\), allowed are"),
         (lambda: models.make_norm("ghost", 8), "ghost_size: got 0"),
+        (lambda: models.make_norm("lp", 8), "p: got None, allowed are 1, 2 and math.inf"),
         (lambda: models.mlp((4,), 2, activation="rel"), "activation: got 'rel', allowed are relu, sigmoid"),
         (lambda: models.mlp((4,), 2, placement="under"), "placement: got 'under', allowed are before, after"),
         (

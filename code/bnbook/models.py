@@ -10,14 +10,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from bnbook import layers
+from bnbook import layers, lp_norms
 
 __all__ = ["ACTIVATIONS", "NORMS", "Residual", "deep_linear", "lenet", "make_norm", "mlp", "resnet", "vgg"]
 
-Norm = str | tuple[str, int]
+Norm = str | tuple[str, float]
 Init = str | float | tuple[str, float]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -27,8 +28,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
 }
 
-# What makes each norm from the number of channels and one whole number, where it needs one.
-NORMS: dict[str, Callable[[int, int | None], nn.Module]] = {
+# What makes each norm from the number of channels and one more number, where it needs one.
+NORMS: dict[str, Callable[[int, Any], nn.Module]] = {
     "none": lambda channels, _: nn.Identity(),
     "batch": lambda channels, _: layers.BatchNorm(channels),
     # 4 groups, or as many of them as divide the channels.
@@ -38,6 +39,7 @@ NORMS: dict[str, Callable[[int, int | None], nn.Module]] = {
     "noisy": lambda channels, _: layers.NoisyBatchNorm(channels),
     "renorm": lambda channels, _: layers.BatchRenorm(channels, r_max=3, d_max=5),  # the paper's limits
     "ghost": lambda channels, size: layers.GhostBatchNorm(channels, size or 0),  # 0 is refused: name a size
+    "lp": lambda channels, p: lp_norms.LpBatchNorm(channels, p),  # None is refused: name a p
 }
 
 
@@ -46,9 +48,9 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 
     Parameters
     ----------
-    norm : str or (str, int)
-        A key of :data:`NORMS`, alone or with its whole number, such as ``("group", 8)`` for 8 groups or
-        ``("ghost", 16)`` for ghosts of 16 examples.
+    norm : str or (str, number)
+        A key of :data:`NORMS`, alone or with its number, such as ``("group", 8)`` for 8 groups,
+        ``("ghost", 16)`` for ghosts of 16 examples, or ``("lp", math.inf)`` for the largest deviation.
     channels : int
         Number of channels, or units.
 
@@ -89,7 +91,7 @@ def mlp(
         Number of outputs.
     depth, width : int
         Number of hidden layers, and of units in each.
-    norm : str or (str, int)
+    norm : str or (str, number)
         For :func:`make_norm`.
     activation : str
         A key of :data:`ACTIVATIONS`.

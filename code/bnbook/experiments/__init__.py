@@ -1,0 +1,178 @@
+"""Experiments that run at a chapter's size, and at a paper's size from the command line.
+
+An experiment is a module of this package with
+
+- ``SCALES``: explicit settings by the name of the scale: ``"small"`` is what the chapters use, ``"full"`` is
+  for those with time or a GPU;
+- ``members(scale, seeds)``: the runs of that scale, each a dict of settings that JSON can hold, with
+  ``seed`` among them;
+- ``run(member, device)``: what one member measured, as rows (dicts) of a table.
+
+:func:`collect` runs members and returns one table, each row with the settings that made it.
+``python -m bnbook.experiments NAME --scale small`` does the same into a folder, and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pandas as pd
+from tqdm import tqdm
+
+__all__ = ["Experiment", "collect", "load", "missing", "names"]
+
+Member = dict[str, Any]
+Row = dict[str, Any]
+
+
+class Experiment(Protocol):
+    """What a module of this package offers."""
+
+    SCALES: dict[str, Any]
+
+    def members(self, scale: str, seeds: Sequence[int]) -> list[Member]:
+        """Every run of a scale."""
+
+    def run(self, member: Member, device: str = "cpu") -> list[Row]:
+        """Run one member."""
+
+
+def names() -> list[str]:
+    """Names of all experiments, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_")
+
+
+def load(name: str) -> Experiment:
+    """Import an experiment by its name.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`names`.
+
+    Returns
+    -------
+    Experiment
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
+    if name not in names():
+        raise ValueError(f"name: got {name!r}, allowed are {', '.join(names())}")
+    return cast(Experiment, importlib.import_module(f"{__name__}.{name}"))
+
+
+def collect(
+    experiment: Experiment,
+    members: Sequence[Member],
+    *,
+    device: str = "cpu",
+    out: str | os.PathLike[str] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Run members of an experiment, and put their rows into one table.
+
+    Parameters
+    ----------
+    experiment : module
+        From :func:`load`.
+    members : sequence of dict
+        From its ``members``, or a part of them.
+    device : str
+        As ``torch.device`` reads it.
+    out : path, optional
+        Folder for the results. A member's file is written as soon as it is finished, whole or not at all,
+        and a member whose file is there is read instead of run. The name of a file comes from the
+        member's settings and knows nothing of the code: empty the folder when that has changed.
+    rank, world_size : int
+        Of several processes that share the members: process `rank` runs those whose index is `rank` modulo
+        `world_size`.
+    progress : bool
+        Whether to show a progress bar on a terminal.
+
+    Returns
+    -------
+    DataFrame
+        The rows of this process's members in their order; the settings are the first columns.
+
+    Raises
+    ------
+    ValueError
+        If a file of `out` is damaged, or `rank` is not one of 0 to `world_size` - 1.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: got {rank}, expected a whole number from 0 to {world_size - 1}")
+    rows: list[Row] = []
+    share = members[rank::world_size]
+    for member in tqdm(share, disable=None if progress else True, leave=False):
+        stored = None if out is None else _read(Path(out), member)
+        if stored is None:
+            stored = experiment.run(member, device)
+            if out is not None:
+                _write(Path(out), member, stored)
+        rows += [{**member, **row} for row in stored]
+    return pd.DataFrame(rows)
+
+
+def missing(members: Sequence[Member], out: str | os.PathLike[str]) -> list[Member]:
+    """Members that have no file in a folder yet.
+
+    Parameters
+    ----------
+    members : sequence of dict
+    out : path
+
+    Returns
+    -------
+    list of dict
+    """
+    return [member for member in members if not _file(Path(out), member).exists()]
+
+
+# --------------------------------------------------------------------------- a member's file
+
+
+def _file(out: Path, member: Member) -> Path:
+    """Where a member's rows are stored: the same settings have the same name."""
+    text = json.dumps(member, sort_keys=True)
+    return out / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+
+
+def _write(out: Path, member: Member, rows: list[Row]) -> None:
+    """Write the member and its rows, a line each. The file has its name only when it is whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"member": member, "rows": len(rows)}), *map(json.dumps, rows)]
+    part = out / f".{uuid.uuid4().hex}.part"
+    try:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        part.replace(_file(out, member))
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(out: Path, member: Member) -> list[Row] | None:
+    """Rows of a member, or None if it was not run yet."""
+    path = _file(out, member)
+    try:
+        head, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        whole = head == {"member": json.loads(json.dumps(member)), "rows": len(rows)}
+        whole &= all(isinstance(row, dict) for row in rows)
+    except FileNotFoundError:
+        return None
+    except ValueError:  # no JSON, or no text
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: is damaged; delete this file and start again, the others are kept")
+    return rows

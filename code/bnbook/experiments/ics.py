@@ -1,0 +1,385 @@
+"""Is it internal covariate shift? The experiments of [santurkar2018]_, sections 2.1 and 2.2.
+
+:func:`noisy_batch_norm` trains a network with and without batch norm, and with noise that moves what its
+layers read; :func:`definition_2_1` measures how much a layer's gradient changes when the layers below it
+take their step. The scale ``"full"`` has the settings of the paper, on the full Fashion-MNIST in place of
+CIFAR-10; ``"small"`` has a smaller network, smaller images and fewer steps.
+
+.. [santurkar2018] S. Santurkar, D. Tsipras, A. Ilyas, A. Madry. How Does Batch Normalization Help
+   Optimization? arXiv:1805.11604.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnbook import data, models, probes
+from bnbook.layers import BatchNorm, Noise
+from bnbook.sgd import mini_batches
+
+__all__ = ["SCALES", "definition_2_1", "members", "noisy_batch_norm", "run"]
+
+# A list is an axis of the grid; a tuple is one setting.
+_NOISY: dict[str, Any] = {
+    "experiment": "noisy_batch_norm",
+    "norm": ["none", "batch", "noisy", "noise"],
+    "init": "glorot",
+}
+_DEFINITION: dict[str, Any] = {"experiment": "definition_2_1", "norm": ["none", "batch"]}
+_VGG_SMALL = {"images": "small", "widths": (8, 8, 0, 16, 16, 0, 32, 32, 32, 32), "batch_size": 32, "lr": 0.1}
+_VGG_FULL = {
+    "images": "full",
+    "widths": (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512),
+    "batch_size": 128,
+    "lr": 0.1,
+}
+_VGG = {"network": "vgg", "init": ["glorot", "he"]}
+_LINEAR = {"network": "deep_linear", "init": 1.0, "layers": (16, 22)}
+SCALES: dict[str, list[dict[str, Any]]] = {
+    "small": [
+        _NOISY | _VGG_SMALL | {"steps": 30, "every": 5, "layers": (2, 4, 7)},
+        _DEFINITION | _VGG | _VGG_SMALL | {"steps": 41, "every": 20, "layers": (4, 7)},
+        _DEFINITION | _LINEAR | {"lr": 1e-7, "steps": 41, "every": 20},
+        _DEFINITION | _LINEAR | {"lr": 1e-6, "norm": "batch", "steps": 41, "every": 20},
+        # The plain network takes its time to the edge of stability.
+        _DEFINITION | _LINEAR | {"lr": 1e-6, "norm": "none", "steps": 121, "every": 20},
+    ],
+    "full": [
+        _NOISY | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (4, 9, 12)},
+        _DEFINITION | _VGG | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (6, 12)},
+        _DEFINITION | _LINEAR | {"lr": [1e-7, 1e-6], "steps": 10_000, "every": 100},
+    ],
+}
+"""Settings by scale: a list of grids, in which a list is an axis."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Part = tuple[Tensor, Tensor, Tensor, Tensor]  # images and labels, for training and for the test
+Row = dict[str, Any]
+
+
+def members(scale: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Every run of a scale: each point of its grids, with each seed.
+
+    Parameters
+    ----------
+    scale : str
+        A key of :data:`SCALES`.
+    seeds : sequence of int
+
+    Returns
+    -------
+    list of dict
+        Settings of one run each, for :func:`run`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown scale.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale: got {scale!r}, allowed are {', '.join(SCALES)}")
+    found = []
+    for grid in SCALES[scale]:
+        axes = {name: value for name, value in grid.items() if isinstance(value, list)}
+        for *values, seed in itertools.product(*axes.values(), seeds):
+            found.append({**grid, **dict(zip(axes, values, strict=True)), "seed": seed})
+    return found
+
+
+def run(member: dict[str, Any], device: str = "cpu") -> list[Row]:
+    """Run one member.
+
+    Parameters
+    ----------
+    member : dict
+        From :func:`members`.
+    device : str
+        As ``torch.device`` reads it.
+
+    Returns
+    -------
+    list of dict
+        What its experiment returns.
+    """
+    settings = dict(member)
+    experiments: dict[str, Callable[..., list[Row]]] = {
+        "noisy_batch_norm": noisy_batch_norm,
+        "definition_2_1": definition_2_1,
+    }
+    return experiments[settings.pop("experiment")](**settings, device=device)
+
+
+def noisy_batch_norm(
+    *,
+    norm: str,
+    init: str,
+    images: str,
+    widths: Sequence[int],
+    batch_size: int,
+    lr: float,
+    steps: int,
+    every: int,
+    layers: Sequence[int],
+    seed: int,
+    device: str = "cpu",
+) -> list[Row]:
+    """Train a VGG whose layers read steady or moving inputs ([santurkar2018]_, section 2.1, figure 2).
+
+    Parameters
+    ----------
+    norm : {"none", "batch", "noisy", "noise"}
+        Plain; batch norm; batch norm with noise behind it; the noise alone, in the same place.
+    images : {"small", "full"}
+        Fashion-MNIST: the shipped part, averaged to 14 x 14; or the full set, 28 x 28.
+    init, widths
+        As in :func:`bnbook.models.vgg`.
+    batch_size, lr, steps : int, float, int
+        Of SGD.
+    every : int
+        Steps between two probes, and number of steps whose training losses are averaged into one.
+    layers : sequence of int
+        Which convolutions to probe, counted from 0 at the input.
+    seed : int
+        Draws weights, mini-batches and noise.
+    device : str
+
+    Returns
+    -------
+    list of dict
+        At each probe one row a layer: ``step`` (number of updates), ``layer`` (from 1), ``p15``,
+        ``p50`` and ``p85`` of what its first unit's activation reads on a fixed batch, in training mode
+        (which draws the noise); ``moved``, the distance of a unit's median from that at the last probe,
+        in mean 15-85 spreads of the two probes, and ``width``, the spread itself, both as the median
+        over the units. Then rows with ``step`` and ``loss``, the mean training loss of the steps before
+        it. And a last row with ``step`` and, on the first 500 test images, ``accuracy`` in evaluation
+        mode, where no noise is drawn, ``accuracy_batch`` without noise but with the statistics of the
+        500, and ``accuracy_noisy`` in training mode.
+
+    Raises
+    ------
+    ValueError
+        For an unknown norm or set of images, and what :func:`bnbook.models.vgg` rejects.
+    """
+    if norm not in ("none", "batch", "noisy", "noise"):
+        raise ValueError(f"norm: got {norm!r}, allowed are none, batch, noisy, noise")
+    rows: list[Row] = []
+    with _seeded(seed, device):
+        part = _images(images, device)
+        model = _vgg(part, norm, widths, init).to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        fixed = part[0][:batch_size]
+        before: list[Tensor] = []
+        losses: list[Tensor] = []
+        for step, (x, y) in enumerate(_batches(part, batch_size, steps, seed)):
+            if step % every == 0:
+                before = _moved(model, fixed, layers, step, before, rows)
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(loss.detach())
+            if len(losses) == every or step == steps - 1:
+                rows.append({"step": step + 1, "loss": torch.stack(losses).mean().item()})
+                losses = []
+        _moved(model, fixed, layers, steps, before, rows)
+        last = {"step": steps, "accuracy": _accuracy(model.eval(), part)}
+        last["accuracy_noisy"] = _accuracy(model.train(), part)
+        for layer in model:
+            layer.train(not isinstance(layer, Noise))
+        rows.append({**last, "accuracy_batch": _accuracy(model, part)})
+    return rows
+
+
+def definition_2_1(
+    *,
+    network: str,
+    norm: str,
+    init: str | float,
+    lr: float,
+    steps: int,
+    every: int,
+    layers: Sequence[int],
+    seed: int,
+    images: str = "",
+    widths: Sequence[int] = (),
+    batch_size: int = 0,
+    device: str = "cpu",
+) -> list[Row]:
+    """Measure internal covariate shift during training ([santurkar2018]_, Definition 2.1, figure 3).
+
+    Parameters
+    ----------
+    network : {"vgg", "deep_linear"}
+        Either a VGG on images, or 25 linear layers of 10 x 10 that learn another linear map on 1,000 Gaussian
+        examples, all in one batch, with the sum of squared errors as loss.
+    norm : {"none", "batch"}
+        Behind every hidden layer.
+    init : str or float
+        As in :func:`bnbook.models.vgg`.
+    lr, steps : float, int
+        Of SGD.
+    every : int
+        Steps between two measurements.
+    layers : sequence of int
+        Which layers to measure, counted from 0 at the input.
+    seed : int
+        Draws weights and data.
+    images, widths, batch_size
+        Of the VGG, as in :func:`noisy_batch_norm`.
+    device : str
+
+    Returns
+    -------
+    list of dict
+        For each measurement and layer: ``step``, ``layer`` (from 1), ``loss``, and ``distance``, ``relative``
+        and ``cosine`` as :func:`bnbook.probes.internal_covariate_shift` gives them, with the batch and
+        rate of that step; and ``whole``, the same for all layers in place of those below: the length
+        of the change of the whole gradient by the whole step, over the length of the gradient. A
+        training that diverges ends with a row of ``step`` and ``loss`` alone.
+
+    Raises
+    ------
+    ValueError
+        For an unknown network or norm, and what the probe rejects.
+    """
+    if norm not in ("none", "batch"):
+        raise ValueError(f"norm: got {norm!r}, allowed are none, batch")
+    if network not in ("vgg", "deep_linear"):
+        raise ValueError(f"network: got {network!r}, allowed are vgg, deep_linear")
+    rows: list[Row] = []
+    with _seeded(seed, device):
+        if network == "vgg":
+            part = _images(images, device)
+            model = _vgg(part, norm, widths, init).to(device)
+            loss: Loss = F.cross_entropy
+            batches = _batches(part, batch_size, steps, seed)
+        else:
+            model = _deep_linear(norm, init).to(device)
+            loss = squared_error
+            x = torch.randn(1000, 10)
+            y = x @ torch.randn(10, 10).T
+            batches = itertools.repeat((x.to(device), y.to(device)), steps)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        for step, (x, y) in enumerate(batches):
+            value = loss(model(x), y)
+            if not bool(torch.isfinite(value)):
+                rows.append({"step": step, "loss": float("inf")})
+                break
+            if step % every == 0:
+                shift = probes.internal_covariate_shift(model, loss, x, y, lr, layers)
+                whole = lr * probes.landscape(model, loss, x, y, [lr]).beta.item()
+                for layer, *numbers in zip(layers, *(v.tolist() for v in shift[1:]), strict=True):
+                    measured = dict(zip(shift._fields[1:], numbers, strict=True))
+                    measured |= {"loss": value.item(), "whole": whole}
+                    rows.append({"step": step, "layer": layer + 1, **measured})
+            optimizer.zero_grad()
+            torch.autograd.backward(value)
+            optimizer.step()
+    return rows
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Sum over examples and outputs of the squared error: the loss of the deep linear network."""
+    return ((output - target) ** 2).sum()
+
+
+# --------------------------------------------------------------------------- small shared parts
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """A seed for all that PyTorch draws inside; the global random state is put back."""
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@cache
+def _images(name: str, device: str) -> Part:
+    """Images (n, 1, H, W) with mean 0 and standard deviation 1 over all pixels, and labels."""
+    if name not in ("small", "full"):
+        raise ValueError(f"images: got {name!r}, allowed are small, full")
+    part = data.fashion() if name == "small" else data.fashion_mnist()
+    train, test = torch.from_numpy(part.x_train), torch.from_numpy(part.x_test)
+    if name == "small":
+        train, test = F.avg_pool2d(train, 2), F.avg_pool2d(test, 2)
+    std, mean = torch.std_mean(train)
+    y_train, y_test = torch.from_numpy(part.y_train), torch.from_numpy(part.y_test)
+    tensors = (train - mean) / std, y_train, (test - mean) / std, y_test
+    x, y, x_test, y_test = (value.to(device) for value in tensors)
+    return x, y, x_test, y_test
+
+
+def _batches(part: Part, batch_size: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The mini-batch of each step: shuffled epochs without their short last batch."""
+    x, y, *_ = part
+    rng = np.random.default_rng(seed)
+    epochs = (mini_batches(len(x), batch_size, rng, drop_last=True) for _ in itertools.count())
+    for batch in itertools.islice(itertools.chain.from_iterable(epochs), steps):
+        index = torch.from_numpy(batch).to(x.device)
+        yield x[index], y[index]
+
+
+def _vgg(part: Part, norm: str, widths: Sequence[int], init: str | float) -> nn.Sequential:
+    """A VGG of this norm, with noise behind each norm or, for "noise", each convolution."""
+    classes = int(part[1].max()) + 1
+    inner = "batch" if norm in ("batch", "noisy") else "none"
+    return _dressed(models.vgg(part[0].shape[1:], classes, widths=widths, norm=inner, init=init), norm)
+
+
+def _deep_linear(norm: str, init: str | float) -> nn.Sequential:
+    """25 linear layers of 10 x 10 without biases, but for that of the last one."""
+    model = models.mlp((10,), 10, depth=24, width=10, norm=norm, activation="none", init=init, bias=False)
+    return _dressed(model, norm)
+
+
+def _dressed(model: nn.Sequential, norm: str) -> nn.Sequential:
+    """PyTorch's own batch norm in place of ours, the same function with faster kernels; and the noise."""
+    parts: list[nn.Module] = []
+    for layer in model:
+        if isinstance(layer, BatchNorm):
+            conv = isinstance(parts[-1], nn.Conv2d)
+            parts.append((nn.BatchNorm2d if conv else nn.BatchNorm1d)(layer.num_features))
+        else:
+            parts.append(layer)
+        last = parts[-1]
+        if norm == "noisy" and isinstance(last, nn.BatchNorm2d):
+            parts.append(Noise(last.num_features))
+        elif norm == "noise" and isinstance(last, nn.Conv2d):
+            parts.append(Noise(last.out_channels))
+    return nn.Sequential(*parts)
+
+
+def _moved(
+    model: nn.Module, x: Tensor, layers: Sequence[int], step: int, before: list[Tensor], rows: list[Row]
+) -> list[Tensor]:
+    """Append a row a layer on what its activation reads; return the percentiles, for the next call."""
+    inputs = probes.layer_inputs(model, x, nn.ReLU)
+    now = [probes.percentiles(inputs[layer]) for layer in layers]
+    for k, (low, middle, high) in enumerate(now):
+        spread = high - low
+        row = {"step": step, "layer": layers[k] + 1, "width": spread.median().item()}
+        row |= {"p15": low[0].item(), "p50": middle[0].item(), "p85": high[0].item()}
+        if before:
+            low, earlier, high = before[k]
+            row["moved"] = ((middle - earlier).abs() / ((spread + high - low) / 2)).median().item()
+        rows.append(row)
+    return now
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, part: Part) -> float:
+    """Share of 500 test images that are classified correctly, in the mode that the model is in."""
+    *_, x, y = part
+    right: Tensor = model(x[:500]).argmax(1) == y[:500]
+    return right.double().mean().item()
