@@ -370,7 +370,7 @@ def test_probes_follow_the_fixed_batch_and_measure_movement_in_widths():
     assert rows[1]["moved"] == pytest.approx((0.5 / (high - low)).median().item(), rel=1e-5)
     assert rows[1]["width"] == pytest.approx((high - low).median().item(), rel=1e-5)
     assert [rows[1][key] for key in ("p15", "p50", "p85")] == pytest.approx(
-        [low[0] + 0.5, middle[0] + 0.5, high[0] + 0.5]
+        [(edge[0] + 0.5).item() for edge in (low, middle, high)]
     )
     assert (rows[1]["step"], rows[1]["layer"]) == (5, 1)
 
