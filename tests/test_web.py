@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 PAGES = [*sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html")), "search.html"]
 CHAPTERS = ["book/sgd.html", "book/batch_norm.html"]
-SETTLED_MS = 15_000  # how long a page may take to set its maths
+SETTLED_MS = 120_000  # how long a page may take to set its maths
 
 FLAGS = [
     "--headless",
