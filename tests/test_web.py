@@ -10,10 +10,12 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
 
+from bookbuild.results import chapters
+
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 PAGES = [*sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html")), "search.html"]
-CHAPTERS = ["book/sgd.html", "book/batch_norm.html"]
-SETTLED_MS = 120_000  # how long a page may take to set its maths
+CHAPTERS = [f"book/{path.stem}.html" for path in chapters()]
+SETTLED_MS = 15_000  # how long a page may take to set its maths
 
 FLAGS = [
     "--headless",
