@@ -60,7 +60,7 @@ test-web: book  ## open the built pages in Chromium, with the network blocked
 bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_norms.py
 	$(BIN)/python benchmarks/bench_training.py
-	$(BIN)/python benchmarks/bench_race.py
+	$(BIN)/python benchmarks/bench_race.py $(if $(FASHION_MNIST),--root $(FASHION_MNIST))
 
 clean:  ## remove what was built; the installation stays
 	rm -rf _build
