@@ -3,11 +3,13 @@
 * Outputs come from the executed chapters of :mod:`bookbuild.results`, and a page whose outputs changed
   is read again even if its text did not.
 * ``{runtime}`` tells how long a chapter runs; ``{claims-table}`` and ``{chapter-map}`` collect all chapters.
+* The sources that docstrings cite are those of ``references.bib``.
 * MathJax is copied into the book, so that no page asks another host.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -158,6 +160,32 @@ def reread_changed_outputs(
     return [page for page in [*outdated, *COLLECTED_ON] if page in env.found_docs]
 
 
+def tidy_docstring(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
+    """Cite the book's sources, and print the types of attributes, which are prose, as they are.
+
+    ``[ioffe2015]_`` becomes a citation of the book, and the docstring's own entry is left out.
+    """
+    text = re.sub(r"^\.\. \[\w+\] .*(\n +.*)*", "", "\n".join(lines), flags=re.MULTILINE)
+    text = re.sub(r"\[(\w+)\]_", r":cite:t:`\1`", text)
+    types = dict(re.findall(r"^:vartype (.+?): (.*)$", text, flags=re.MULTILINE))
+    text = re.sub(r"^:vartype .*\n?", "", text, flags=re.MULTILINE)
+    text = re.sub(  # Sphinx takes the first of several words for a type
+        r"^:ivar (.+?):",
+        lambda m: f":ivar {m[1].replace(', ', ',')}: *{types[m[1]]}* –",
+        text,
+        flags=re.MULTILINE,
+    )
+    # A | or a single * is a sign of mathematics here, but in literals.
+    parts = re.split(r"(``.*?``)", text)
+    parts[::2] = [re.sub(r"\||(?<!\*)\*(?=\w+[,)\]])", r"\\\g<0>", part) for part in parts[::2]]
+    lines[:] = "".join(parts).splitlines()
+
+
+def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out "Alias for field number 0", which Python writes for each field of a named tuple."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     """Copy the one MathJax file that the pages load (the package's whole folder has 24 MB)."""
     # The package's name has hyphens, so it cannot be imported by name.
@@ -176,5 +204,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("chapter-map", ChapterMap)
     app.connect("config-inited", use_executed_chapters)
     app.connect("env-get-outdated", reread_changed_outputs)
+    app.connect("autodoc-skip-member", skip_field_numbers)
+    app.connect("autodoc-process-docstring", tidy_docstring, priority=600)  # after napoleon
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -62,7 +62,7 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         _DEFINITION | _LINEAR | {"lr": [1e-7, 1e-6], "steps": 10_000, "every": 100},
     ],
 }
-"""Settings by scale: a list of grids, in which a list is an axis."""
+"""Grids by the name of the scale."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Row = dict[str, Any]

@@ -27,7 +27,7 @@ from bnbook.experiments._vision import batches_of, images_of, seeded
 __all__ = ["MULTIPLES", "NORMS", "SCALES", "along_gradient", "measure", "run", "table"]
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
-"""Lengths of the probing steps, as multiples of the learning rate: the paper's range for its VGG."""
+"""Lengths of the probing steps, as multiples of the learning rate (the paper's range for its VGG)."""
 
 NORMS: dict[str, models.Norm] = {
     "none": "none",
@@ -71,7 +71,7 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         }
     ],
 }
-"""Settings by scale: a list of grids, in which a list is an axis."""
+"""Grids by the name of the scale."""
 
 Row = dict[str, Any]
 
