@@ -17,6 +17,7 @@ from bnbook import experiments, layers, models, probes, training
 from bnbook.experiments import __main__ as cli
 from bnbook.experiments import _vision, ics
 
+SHIPPED = ["ics"]
 CHAPTER = Path(__file__).resolve().parents[1] / "book" / "ics_revisited.md"
 TINY_VGG = {"images": "small", "widths": (4, 0, 4, 4), "batch_size": 8, "lr": 0.1, "init": "he"}
 NOISY = TINY_VGG | {"steps": 7, "every": 3, "layers": (0, 2), "seed": 3}
@@ -263,6 +264,58 @@ def test_the_package_runs_as_a_module(monkeypatch, capsys):
         runpy.run_module("bnbook.experiments", run_name="__main__")
     assert stopped.value.code == 0
     assert "--scale" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- tables in the package
+
+
+def rows_of(table, member):
+    """Rows with these settings; a column of the file may have turned 32 into 32.0, and 1.0 into "1.0"."""
+    for key, value in member.items():
+        texts = {str(value), str(float(value))} if isinstance(value, int | float) else {str(value)}
+        table = table[table[key].astype(str).isin(texts)]
+    return table
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_table_has_every_member_of_its_scale(name):
+    experiment, table = experiments.load(name), experiments.shipped(name)
+    members = experiments.members(experiment, "medium", range(5))
+    for member in members:
+        rows = rows_of(table, member)
+        assert len(rows) >= member["steps"] / member["every"], member
+        table = table.drop(rows.index)
+    assert table.empty
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_table_is_what_the_code_measures(name):
+    experiment, table = experiments.load(name), experiments.shipped(name)
+    for grid in experiment.SCALES["medium"]:
+        member = experiments.points(grid)[-1] | {"seed": 1}
+        rows = experiment.run(member | {"steps": 1})
+        stored = rows_of(table, member)
+        first = [row for row in rows if row["step"] == 0]
+        assert first
+        for row, old in zip(first, stored[stored.step == 0].to_dict("records"), strict=True):
+            # The first numbers do not depend on a training, in which rounding errors grow.
+            assert {key: old[key] for key in row} == pytest.approx(row, rel=2e-3, nan_ok=True)
+
+
+def test_a_table_is_shipped_and_read_with_five_digits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "_shipped_file", lambda name, scale: tmp_path / f"{name}-{scale}.csv.gz")
+    monkeypatch.setattr(ics, "SCALES", {"small": [LINEAR | {"norm": "none", "steps": 3, "every": 1}]})
+    monkeypatch.setattr(ics, "run", lambda member, device: [{"step": 0, "loss": 1.23456789}])
+    cli.main(["ics", "--out", str(tmp_path / "out"), "--seeds", "2", "--ship"])
+    assert f"in the package: {tmp_path / 'ics-small.csv.gz'}" in capsys.readouterr().out
+    table = experiments.shipped("ics", "small")
+    assert list(table.loss) == [1.2346, 1.2346]
+    assert list(table.seed) == [0, 1]
+    bytes_before = (tmp_path / "ics-small.csv.gz").read_bytes()
+    experiments.ship(table, "ics", "small")
+    assert (tmp_path / "ics-small.csv.gz").read_bytes() == bytes_before
+    with pytest.raises(ValueError, match=r"got 'ics', 'full', but the package has no ics-full\.csv"):
+        experiments.shipped("ics", "full")
 
 
 # --------------------------------------------------------------------------- internal covariate shift

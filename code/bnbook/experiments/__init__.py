@@ -28,7 +28,7 @@ from typing import Any, Protocol, cast
 import pandas as pd
 from tqdm import tqdm
 
-__all__ = ["Experiment", "collect", "load", "members", "missing", "names", "points"]
+__all__ = ["Experiment", "collect", "load", "members", "missing", "names", "points", "ship", "shipped"]
 
 Member = dict[str, Any]
 Row = dict[str, Any]
@@ -181,6 +181,60 @@ def missing(members: Sequence[Member], out: str | os.PathLike[str]) -> list[Memb
     list of dict
     """
     return [member for member in members if not _file(Path(out), member).exists()]
+
+
+# --------------------------------------------------------------------------- tables in the package
+
+
+def ship(table: pd.DataFrame, name: str, scale: str) -> Path:
+    """Put a table into the package, so that a chapter can read what takes too long to run.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`collect`; numbers are kept to five significant digits.
+    name, scale : str
+        Of the experiment.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    path = _shipped_file(name, scale)
+    # Without the time in the head of the file, the same table gives the same bytes.
+    table.to_csv(path, index=False, float_format="%.5g", compression={"method": "gzip", "mtime": 0})
+    return path
+
+
+def shipped(name: str, scale: str = "medium") -> pd.DataFrame:
+    """Read a table that comes with the package.
+
+    It was written by ``python -m bnbook.experiments NAME --scale SCALE --ship``.
+
+    Parameters
+    ----------
+    name, scale : str
+        Of the experiment.
+
+    Returns
+    -------
+    DataFrame
+        As from :func:`collect`, to five significant digits.
+
+    Raises
+    ------
+    ValueError
+        If no such table comes with the package.
+    """
+    path = _shipped_file(name, scale)
+    if not path.exists():
+        raise ValueError(f"name, scale: got {name!r}, {scale!r}, but the package has no {path.name}")
+    return pd.read_csv(path)
+
+
+def _shipped_file(name: str, scale: str) -> Path:
+    return Path(__file__).parents[1] / "assets" / f"{name}-{scale}.csv.gz"
 
 
 # --------------------------------------------------------------------------- a member's file

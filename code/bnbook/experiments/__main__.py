@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, help="folder of the results [_build/experiments/NAME-SCALE]")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 [5]")
+    parser.add_argument("--ship", action="store_true", help="also put the table into the package")
     options = parser.parse_args(arguments)
 
     experiment = experiments.load(options.name)
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table.to_csv(part, index=False)
     part.replace(out / "table.csv")
     print(f"{len(members)} members, {len(table)} rows: {out / 'table.csv'}")
+    if options.ship:
+        print(f"in the package: {experiments.ship(table, options.name, options.scale)}")
 
 
 def _from_torchrun(parser: argparse.ArgumentParser, name: str, default: int) -> int:
