@@ -187,14 +187,15 @@ def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, 
 
 
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
-    """Copy the one MathJax file that the pages load (the package's whole folder has 24 MB)."""
+    """Copy the two MathJax files that the pages load (the package's whole folder has 24 MB)."""
     # The package's name has hyphens, so it cannot be imported by name.
     package = find_spec("sphinx-mathjax-offline")
     if exception is None and app.builder.format == "html" and package and package.origin:
-        source = Path(package.origin).parent / "static" / "mathjax" / "tex-svg.js"
-        target = Path(app.outdir) / "_static" / "mathjax" / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        folder = Path(package.origin).parent / "static" / "mathjax"
+        for name in ("tex-svg.js", "ui/lazy.js"):
+            target = Path(app.outdir) / "_static" / "mathjax" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, target)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
