@@ -25,6 +25,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from bnbook.claims import VERDICTS, Claim, read_claims
 from bnbook.show import spread
+from bookbuild.pages import question
 from bookbuild.results import (
     BOOK,
     EXECUTED,
@@ -34,6 +35,7 @@ from bookbuild.results import (
     fingerprint,
     open_cache,
     package_key,
+    parts,
 )
 
 COLLECTED_ON = ("book/claims", "book/index")  # pages that depend on every chapter's outputs
@@ -127,20 +129,31 @@ class ClaimsTable(ParsedDirective):
 
 
 class ChapterMap(ParsedDirective):
-    """The chapters with the question each answers and the time it runs."""
+    """The chapters, by parts, with the question each answers, what it builds on, and the time it runs."""
 
     def text(self) -> str:
-        """One row a chapter; the question is the line that begins with "**The question.**"."""
-        lines = [_row(["Chapter", "The question it answers", "Claims", "Runs in"]), "| --- " * 4 + "|"]
-        for chapter, result in results().items():
-            text = "\n".join(cell.source for cell in result.notebook.cells if cell.cell_type == "markdown")
-            _, mark, rest = text.partition("**The question.**")
-            if not mark:
-                raise ExtensionError(f"{chapter.name}: no paragraph begins with **The question.**")
-            question = rest.partition("\n\n")[0].replace("\n", " ").strip()
-            count = sum(1 for _ in checked_claims(result))
-            lines.append(_row([f"{{doc}}`/book/{chapter.stem}`", question, count, f"{result.seconds:.0f} s"]))
+        """One table a part. A chapter builds on those that its paragraph "You need ..." names."""
+        executed = results()
+        lines: list[str] = []
+        for caption, pages in parts().items():
+            rows = [self.row(page, executed[page]) for page in pages if page in executed]
+            if rows:
+                head = _row(["Chapter", "The question it answers", "Builds on", "Claims", "Runs in"])
+                lines += [f":::{{rubric}} {caption}\n:::\n", head, "| --- " * 5 + "|", *rows, ""]
         return "\n".join(lines)
+
+    @staticmethod
+    def row(page: Path, result: Result) -> str:
+        """One chapter."""
+        text = "\n\n".join(cell.source for cell in result.notebook.cells if cell.cell_type == "markdown")
+        asked = question(text)
+        if not asked:
+            raise ExtensionError(f"{page.name}: no paragraph begins with **The question.**")
+        need = re.search(r"^You need .+?(?=\n\n|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+        before = dict.fromkeys(re.findall(r"{doc}`(\w+)`", need[0])) if need else {}
+        builds_on = ", ".join(f"{{doc}}`/book/{name}`" for name in before) or "–"
+        claims = sum(1 for _ in checked_claims(result))
+        return _row([f"{{doc}}`/book/{page.stem}`", asked, builds_on, claims, f"{result.seconds:.0f} s"])
 
 
 def use_executed_chapters(app: Sphinx, config: Any) -> None:
