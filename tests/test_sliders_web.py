@@ -11,7 +11,13 @@ from bnbook import norms
 from bookbuild import slider_data
 
 PAGES = {
+    "sgd": "book/sgd.html",
+    "whitening": "book/whitening.html",
     "batch_norm": "book/batch_norm.html",
+    "inference": "book/inference.html",
+    "landscape": "book/landscape.html",
+    "group_norm": "book/group_norm.html",
+    "gamma": "book/index.html",
 }
 
 
@@ -68,7 +74,7 @@ def same(shown, expected):
 # --------------------------------------------------------------------------- the same numbers
 
 
-@pytest.mark.parametrize("name", ["batch_norm"])
+@pytest.mark.parametrize("name", PAGES)
 def test_the_page_embeds_the_numbers_of_python(slider, name):
     assert slider(name).data == json.loads(json.dumps(slider_data.SLIDERS[name].data()))
 
@@ -96,6 +102,167 @@ def test_batch_norm_shows_what_the_package_computes(slider):
         near = np.abs(sigmoid(y) - 0.5 - y / 4) < 0.1 * np.abs(y / 4)
         same(figure.number("linear"), near.mean())
         same(figure.number("saturated"), (np.minimum(sigmoid(y), 1 - sigmoid(y)) < 0.05).mean())
+
+
+def test_gamma_shows_what_the_package_computes(slider):
+    figure = slider("gamma")
+    x = np.array(figure.data["inputs"])[:, None]
+    for gamma in (1, 3.4, 10, 0.1):
+        figure.set(gamma=gamma)
+        y, _ = norms.batch_norm(x, np.array([gamma]), np.zeros(1))
+        near = np.abs(sigmoid(y) - 0.5 - y / 4) < 0.1 * np.abs(y / 4)
+        same(figure.number("linear"), near.mean())
+        same(figure.number("saturated"), (np.minimum(sigmoid(y), 1 - sigmoid(y)) < 0.05).mean())
+
+
+def test_sgd_takes_the_steps_of_the_package(slider):
+    figure = slider("sgd")
+    for batch, rate, steps, run in [
+        (0, 4, 300, 1),
+        (0, 4, 120, 3),
+        (2, 8, 300, 5),
+        (1, 2, 200, 2),
+        (6, 8, 300, 1),
+    ]:
+        figure.set(batch=batch, rate=rate / 100, steps=steps, run=run)
+        paths = [
+            sgd.descend(
+                sgd.step,
+                slider_data.mini_batch_gradients(figure.data, 2**batch, r),
+                np.array([-1.0, 0.0]),
+                steps,
+                lr=rate / 100,
+            )
+            for r in range(5)
+        ]
+        away = np.linalg.norm(np.array(paths) - [-1, 0], axis=-1)
+        mine = away[run - 1]
+        same(figure.number("distance"), mine[-1])
+        same(figure.number("loss"), slider_data.loss(paths[run - 1][-1]))
+        left = str((mine > 0.5).argmax()) if (mine > 0.5).any() else "none"
+        assert figure.text("left") == left
+        assert figure.number("share") == (away[:, -1] > 0.5).sum()
+
+
+def test_sgd_stays_in_the_narrow_minimum_as_the_text_says(slider):
+    figure = slider("sgd")
+    assert figure.number("share") == 5
+    figure.set(batch=2)
+    for rate in (4, 5, 6, 7):
+        figure.set(rate=rate / 100)
+        assert figure.number("share") == 0
+    figure.set(rate=0.08)
+    assert figure.number("share") == 5
+
+
+def test_whitening_shows_what_the_package_computes(slider):
+    figure = slider("whitening")
+    fits = {
+        "centred": whitening.fit_centring,
+        "standardized": whitening.fit_standardizing,
+        "rotated": whitening.fit_pca_whitening,
+        "pca": whitening.fit_pca_whitening,
+        "zca": whitening.fit_zca_whitening,
+    }
+    noise = np.array(figure.data["noise"])
+    for rho in (0.8, -0.95, 0.05):
+        figure.set(correlation=rho)
+        second = rho * noise[:, 0] + np.sqrt(1 - rho**2) * noise[:, 1]
+        x = np.column_stack([3 + 1.5 * noise[:, 0], 1 + 0.5 * second])
+        for stage in ("raw", *fits):
+            figure.set(stage=stage)
+            z = x if stage == "raw" else whitening.apply(fits[stage](x), x)
+            if stage == "rotated":  # the whitening map without its division
+                z = z * np.sqrt(np.linalg.eigvalsh(whitening.covariance(x))[::-1])
+            cov = whitening.covariance(z)
+            shown = [float(entry) for entry in figure.text("cov").replace("−", "-").split()]
+            np.testing.assert_allclose(shown, cov.ravel(), rtol=0, atol=6e-5)
+            same(figure.number("condition"), whitening.condition_number(cov))
+            with_one = np.column_stack([z, np.ones(len(z))])
+            same(figure.number("bowl"), whitening.condition_number(with_one.T @ with_one / len(z)))
+
+
+def test_whitening_draws_the_points_of_the_package(slider):
+    figure = slider("whitening")
+    figure.set(stage="zca", correlation=0.8)
+    noise = np.array(figure.data["noise"])
+    x = np.column_stack([3 + 1.5 * noise[:, 0], 1 + 0.5 * (0.8 * noise[:, 0] + 0.6 * noise[:, 1])])
+    z = whitening.apply(whitening.fit_zca_whitening(x), x)
+    drawn = re.findall(r"M([\d.]+) ([\d.]+)h0", figure.figure.locator("path.halo").get_attribute("d"))
+    across, down = np.array(drawn, float).T
+    # From pixels to numbers by the two ticks at -4 and 8, and -4 and 4
+    assert np.corrcoef(across, z[:, 0])[0, 1] > 0.9999
+    assert np.corrcoef(down, z[:, 1])[0, 1] < -0.9999
+
+
+def test_inference_averages_as_the_package_does(slider):
+    figure = slider("inference")
+    noise = np.array(figure.data["noise"])
+    for exponent, batch in [(-1, 5), (-2, 5), (-0.3, 1), (0, 10), (-1.5, 3)]:
+        figure.set(alpha=exponent, batch=batch)
+        alpha, m = 10**exponent, 2**batch
+        stream = (np.arange(len(noise)) >= 400) + noise / np.sqrt(m)
+        average, stored = norms.RunningStats(1, momentum=alpha, dtype=np.float64), []
+        for mean in stream:
+            average.update(np.array([[mean - 1], [mean + 1]]))
+            stored.append(average.mean[0])
+        same(figure.number("age"), (1 - alpha) / alpha)
+        assert figure.number("half") == 1 + next(i for i, v in enumerate(stored[400:]) if v >= 0.5)
+        same(figure.number("derived"), np.sqrt(alpha / (2 - alpha) / m))
+        same(figure.number("measured"), np.sqrt(np.mean(np.square(stored[100:400]))))
+
+
+def test_landscape_shows_the_measurements_of_the_chapter(slider):
+    figure = slider("landscape")
+    walks = json.loads(slider_data.LANDSCAPE.read_text("utf-8"))
+    for index, length in enumerate(walks["lengths"]):
+        figure.set(length=index)
+        for norm in ("none", "batch"):
+            losses = np.array(walks[norm]["loss"])[:, index]
+            same(figure.number(f"loss-{norm}"), np.median(losses))
+            same(figure.number(f"promise-{norm}"), np.median(1 - length * np.array(walks[norm]["slope"])))
+            assert figure.number(f"below-{norm}") == (losses < 1).sum()
+
+
+def index_set(norm, groups, cell):
+    """True for each input that moves the output of a cell, by the package's gradient."""
+    x = np.random.default_rng(0).normal(size=(4, 6, 4))
+    ones, zeros = np.ones(6), np.zeros(6)
+    if norm == "rms":  # over the channels of one position
+        y, cache = norms.rms_norm(np.ascontiguousarray(x.transpose(0, 2, 1)), ones)
+        dy = np.zeros_like(y)
+        dy[cell[0], cell[2], cell[1]] = 1
+        return np.abs(norms.rms_norm_backward(dy, cache)[0].transpose(0, 2, 1)) > 1e-12
+    y, cache = {
+        "batch": lambda: norms.batch_norm(x, ones, zeros),
+        "layer": lambda: norms.layer_norm(x, np.ones((6, 4)), np.zeros((6, 4))),
+        "instance": lambda: norms.instance_norm(x, ones, zeros),
+        "group": lambda: norms.group_norm(x, groups, ones, zeros),
+    }[norm]()
+    dy = np.zeros_like(y)
+    dy[cell] = 1
+    return np.abs(norms.batch_norm_backward(dy, cache)[0]) > 1e-12
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "instance", "group", "rms"])
+def test_group_norm_colours_the_cells_that_the_gradient_reaches(slider, norm):
+    figure = slider("group_norm")
+    for choice, groups in enumerate((1, 2, 3, 6)):
+        if norm == "group":
+            figure.set(groups=choice)
+        elif choice:
+            break
+        figure.set(norm=norm)
+        for cell in [(0, 0, 0), (3, 5, 3), (1, 3, 2)]:
+            figure.set(example=cell[0] + 1, channel=cell[1] + 1, position=cell[2] + 1)
+            members = index_set(norm, groups, cell)
+            drawn = figure.figure.locator("rect.cell").evaluate_all(
+                "cells => cells.map(c => 'member' in c.dataset)"
+            )
+            assert drawn == members.ravel().tolist()
+            assert figure.number("size") == members.sum()
+            assert figure.number("sets") == 96 / members.sum()
+            assert figure.number("examples") == members.any((1, 2)).sum()
 
 
 # --------------------------------------------------------------------------- every reader

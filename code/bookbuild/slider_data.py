@@ -149,9 +149,9 @@ def _sgd_data() -> Data:
     xi = rng.standard_normal((EXAMPLES, 2))
     xi = 3.0 * (xi - xi.mean(0)) / xi.std(0)
     order = ["".join(LETTERS[i] for i in rng.permutation(EXAMPLES)[:32]) for _ in range(STEPS)]
-    grid = np.stack(np.meshgrid(np.linspace(-1.7, 2.3, 81), np.linspace(-1.2, 1.2, 49)), axis=-1)
+    grid = np.stack(np.meshgrid(np.linspace(-1.7, 2.3, 61), np.linspace(-1.2, 1.2, 37)), axis=-1)
     fig, ax = plots.figure()
-    contours = ax.contour(*np.moveaxis(grid, -1, 0), loss(grid), levels=12)
+    contours = ax.contour(*np.moveaxis(grid, -1, 0), loss(grid), levels=10)
     lines = [_numbers(part, 2) for level in contours.allsegs for part in level if len(part) > 1]
     plt.close(fig)
     return {
@@ -160,7 +160,6 @@ def _sgd_data() -> Data:
         "letters": LETTERS,
         "contours": lines,
         "start": {"batch": 0, "rate": 0.04, "steps": 300, "run": 1},
-        "colour": _hex(plots.shades(2)[0]),
         "methods": _looks("batch", "noisy"),
     }
 
@@ -170,7 +169,7 @@ def _draw_sgd(start: Data) -> Figure:
     fig, ax = plots.figure()
     for line in start["contours"]:
         ax.plot(*np.transpose(line), color="#999999", linewidth=0.8)
-    ax.plot(*path.T, ".-", color=start["colour"], linewidth=0.5, markersize=2.5)
+    ax.plot(*path.T, ".-", color=plots.METHODS["batch"].colour, linewidth=0.5, markersize=2.5)
     ax.set(xlabel="θ₁", ylabel="θ₂", xlim=(-1.7, 2.3), ylim=(-1.2, 1.2))
     ax.grid(False)
     return fig
@@ -224,10 +223,10 @@ def _draw_whitening(start: Data) -> Figure:
 
 
 def _inference_data() -> Data:
-    noise = np.random.default_rng(0).standard_normal(400)
+    noise = np.random.default_rng(0).standard_normal(600)
     return {
         "noise": _numbers((noise - noise.mean()) / noise.std()),
-        "jump": 200,
+        "jump": 400,
         "start": {"alpha": -1.0, "batch": 5},
         "methods": _looks("batch"),
     }

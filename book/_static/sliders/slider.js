@@ -109,6 +109,23 @@ const BookSlider = (() => {
       );
     }
 
+    // Computed values with one column for each thing compared; their names are "row-column".
+    table(columns, rows) {
+      const head = Object.values(columns).map((text) => html("th", { scope: "col" }, text));
+      const body = Object.entries(rows).map(([row, label]) => {
+        const cells = Object.entries(columns).map(([column, text]) => {
+          const name = `${row}-${column}`;
+          this.outputs[name] = html("output", { name, "aria-label": `${label}, ${text}` });
+          return html("td", {}, this.outputs[name]);
+        });
+        return html("tr", {}, html("th", { scope: "row" }, label), ...cells);
+      });
+      const empty = html("td");
+      this.values.append(
+        html("table", {}, html("thead", {}, html("tr", {}, empty, ...head)), html("tbody", {}, ...body)),
+      );
+    }
+
     get(name) {
       const input = this.inputs[name];
       return input.tagName === "SELECT" ? input.value : Number(input.value);
@@ -141,7 +158,7 @@ const BookSlider = (() => {
     constructor(box, { width = 400, height = 250, x, y }, id) {
       this.x = x;
       this.y = y;
-      this.frame = { left: 52, right: width - 12, top: 10, bottom: height - 42 };
+      this.frame = { left: 52, right: width - 18, top: 10, bottom: height - 42 };
       const { left, right, top, bottom } = this.frame;
       for (const tick of x.ticks) {
         const at = this.X(tick);
