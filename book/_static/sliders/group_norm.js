@@ -64,9 +64,9 @@
       const members = cells.filter(({ at }) => inSet(chosen, at));
       for (const { at, rect, dot } of cells) {
         const member = inSet(chosen, at);
-        rect.style.fill = member ? methods[norm].colour : "";
+        rect.setAttribute("fill", member ? methods[norm].colour : "none");
         rect.toggleAttribute("data-member", member);
-        dot.style.display = String(at) === String(chosen) ? "" : "none";
+        dot.setAttribute("visibility", String(at) === String(chosen) ? "visible" : "hidden");
       }
       panel.show("size", members.length);
       // A set is counted at its first cell.
