@@ -167,7 +167,7 @@ def test_a_wrong_directive_says_what_is_missing(built, directive, message):
     assert message in process.stderr
 
 
-def test_the_starting_picture_of_the_set_is_the_gradients(monkeypatch):
+def test_the_starting_picture_of_the_set_is_the_gradients():
     start = SLIDERS["group_norm"].data()
     figure = SLIDERS["group_norm"].draw(start)
     colours = [[patch.get_facecolor() for patch in ax.patches] for ax in figure.axes]

@@ -93,7 +93,7 @@ def _draw_batch_norm(start: Data) -> Figure:
     ax.stairs(counts / counts.max(), edges, fill=True, color="#bbbbbb")
     z = np.linspace(-10, 10, 201)
     ax.plot(z, sigmoid(z), color=plots.METHODS["batch"].colour)
-    ax.set(xlabel="y", ylabel="σ(y)", ylim=(0, 1.05))
+    ax.set(xlabel="y = γ x̂ + β", ylabel="σ(y)", ylim=(0, 1.05))
     return fig
 
 
@@ -170,6 +170,7 @@ def _draw_sgd(start: Data) -> Figure:
     for line in start["contours"]:
         ax.plot(*np.transpose(line), color="#999999", linewidth=0.8)
     ax.plot(*path.T, ".-", color=plots.METHODS["batch"].colour, linewidth=0.5, markersize=2.5)
+    ax.plot(*path[-1], "o", color=plots.METHODS["noisy"].colour, markersize=6)
     ax.set(xlabel="θ₁", ylabel="θ₂", xlim=(-1.7, 2.3), ylim=(-1.2, 1.2))
     ax.grid(False)
     return fig
@@ -198,24 +199,12 @@ def _cloud(start: Data, correlation: float) -> Floats:
 
 def _draw_whitening(start: Data) -> Figure:
     x = _cloud(start, 0.8)
-    fig, axes = plots.figure(2, 2, height=3.9, sharex=True, sharey=True)
-    for ax, (name, fit) in zip(
-        axes.flat,
-        {
-            "raw": None,
-            "standardized": whitening.fit_standardizing,
-            "PCA": whitening.fit_pca_whitening,
-            "ZCA": whitening.fit_zca_whitening,
-        }.items(),
-        strict=True,
-    ):
-        z = x if fit is None else whitening.apply(fit(x), x)
-        ax.scatter(*z.T, c=np.array(start["noise"])[:, 0], cmap="viridis", s=5)
-        ax.set(title=name, xlim=(-4, 8), ylim=(-4, 4), aspect="equal")
-    for ax in axes[-1]:
-        ax.set_xlabel("first")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("second")
+    turn = np.linspace(0, 2 * np.pi, 73)
+    root = np.linalg.cholesky(whitening.covariance(x))
+    fig, ax = plots.figure(height=3.4)
+    ax.scatter(*x.T, c=np.array(start["noise"])[:, 0], cmap="viridis", s=7)
+    ax.plot(*(x.mean(0)[:, None] + 2 * root @ [np.cos(turn), np.sin(turn)]), color="black", linewidth=1)
+    ax.set(xlabel="first", ylabel="second", xlim=(-4, 8), ylim=(-4, 4), aspect="equal")
     return fig
 
 
@@ -246,7 +235,7 @@ def _draw_inference(start: Data) -> Figure:
     ax.plot(steps, stream, ".", color="#bbbbbb", markersize=2)
     ax.step(steps, level, color="black", linewidth=0.8)
     ax.plot(steps, stored, color=plots.METHODS["batch"].colour)
-    ax.set(xlabel="step", ylabel="mean")
+    ax.set(xlabel="step", ylabel="mean of a channel")
     return fig
 
 
@@ -297,8 +286,12 @@ def _landscape_data() -> Data:
 def _draw_landscape(start: Data) -> Figure:
     fig, ax = plots.figure()
     for norm in ("none", "batch"):
-        plots.band(ax, start["lengths"], start[norm]["loss"], norm)
+        ax.plot(
+            start["lengths"], np.transpose(start[norm]["loss"]), plots.METHODS[norm].colour, linewidth=0.4
+        )
+        plots.line(ax, start["lengths"], np.median(start[norm]["loss"], axis=0), norm, label="")
     ax.axhline(1, color="black", linewidth=0.6)
+    ax.axvline(0.1, color="black", linewidth=0.6)
     ax.set(xscale="log", yscale="log", ylim=(0.1, 1e3), xlim=(1e-3, 31))
     ax.set(xlabel="length of the step", ylabel="loss / loss at the start")
     for norm, x, y in (("none", 0.6, 30), ("batch", 6, 0.7)):
@@ -330,10 +323,11 @@ def _draw_group_norm(start: Data) -> Figure:
     for n, ax in enumerate(axes.flat):
         for c in range(C):
             for s in range(S):
-                face = plots.darker(colour) if n == c == s == 0 else colour if members[n, c, s] else "white"
+                face = colour if members[n, c, s] else "white"
                 ax.add_patch(Rectangle((c, s), 1, 1, facecolor=face, edgecolor="#555555"))
         ax.set(title=f"example {n + 1}", xlim=(0, C), ylim=(S, 0), xticks=[], yticks=[], aspect="equal")
-        ax.set(xlabel="channel", ylabel="position")
+        ax.set(xlabel="channels", ylabel="positions")
+    axes[0, 0].plot(0.5, 0.5, "ko")
     return fig
 
 

@@ -17,9 +17,9 @@
     const { start, methods } = data;
     const [N, C, S] = data.shape;
     panel.select("norm", "norm", {
-      batch: "batch", layer: "layer", instance: "instance", group: "group", rms: "RMS, of one position",
+      batch: "batch", layer: "layer", instance: "instance", group: "group, in G groups", rms: "RMS, of one position",
     }, start.norm);
-    panel.range("groups", "groups G (group norm only)", {
+    panel.range("groups", "groups G", {
       min: 0, max: GROUPS.length - 1, step: 1, value: start.groups, show: (index) => String(GROUPS[index]),
     });
     panel.range("example", "example", { min: 1, max: N, step: 1, value: start.example });

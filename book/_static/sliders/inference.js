@@ -3,7 +3,7 @@
 
 BookSlider.register("inference", (panel, data) => {
   const { start, jump, noise, methods } = data;
-  panel.range("alpha", "α, weight of the new batch", {
+  panel.range("alpha", "weight α", {
     min: -2, max: 0, step: 0.1, value: start.alpha, show: (exponent) => BookSlider.format(10 ** exponent, 3),
   });
   panel.range("batch", "batch size m", {

@@ -67,9 +67,8 @@
       min: -0.95, max: 0.95, step: 0.05, value: data.start.correlation, show: (rho) => BookSlider.format(rho, 2),
     });
     panel.select("stage", "stage", {
-      raw: "raw", centred: "centred", standardized: "centred, scaled: standardized",
-      rotated: "centred, rotated to its axes", pca: "rotated, scaled: PCA whitening",
-      zca: "rotated, scaled, rotated back: ZCA",
+      raw: "raw", centred: "centred", standardized: "scaled: standardized",
+      rotated: "rotated to its axes", pca: "rotated, scaled: PCA", zca: "and rotated back: ZCA",
     }, data.start.stage);
     panel.value("cov", "covariance matrix");
     panel.value("condition", "condition number of the covariance");
