@@ -51,7 +51,7 @@ lint: $(READY)
 	cd code && ../$(BIN)/mypy bnbook bookbuild
 
 unit: $(READY)
-	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore tests/test_web.py \
+	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore-glob '*_web.py' \
 	  --cov=bnbook --cov-branch --cov-report=term:skip-covered --cov-fail-under=95
 
 nbval: $(READY)
@@ -59,7 +59,7 @@ nbval: $(READY)
 	  --nbval-sanitize-with tests/sanitize.cfg --numprocesses auto --dist loadscope
 
 test-web: book  ## open the built pages in Chromium, with the network blocked
-	$(BIN)/python -m pytest -c tests/pytest.ini tests/test_web.py --numprocesses auto
+	$(BIN)/python -m pytest -c tests/pytest.ini tests/test_web.py tests/test_sliders_web.py --numprocesses auto
 
 bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_norms.py

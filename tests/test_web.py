@@ -1,75 +1,19 @@
 """The built pages, opened from the file system in Chromium without a network: `make test-web`."""
 
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from browser import HTML, SETTLED_MS, opener
 from bs4 import BeautifulSoup
-from playwright.sync_api import sync_playwright
+from PIL import Image
 
-from bookbuild.results import chapters
+from bookbuild.results import NOTEBOOKS, chapters
 
-HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 PAGES = [*sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html")), "search.html"]
 CHAPTERS = [f"book/{path.stem}.html" for path in chapters()]
-SETTLED_MS = 15_000  # how long a page may take to set its maths
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-# Every formula of the text has been replaced by its drawing.
-MATHS_IS_SET = (
-    """() => [...document.querySelectorAll('.math')].every(f => f.querySelector('mjx-container'))"""
-)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
-    assert path, f"none of {', '.join(names)} is installed"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(chromium):
-    """Open a page offline; what it asked of other hosts and what went wrong is collected in `.faults`."""
-    contexts = []
-
-    def open_page(name, width=1280, theme="light"):
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=theme,
-            offline=True,
-            reduced_motion="reduce",
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.faults = []
-        page.on("console", lambda m: m.type in ("error", "warning") and page.faults.append(m.text))
-        page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or page.faults.append(r.url))
-        page.on("requestfailed", lambda request: page.faults.append(request.url))
-        page.goto((HTML / name).as_uri())
-        page.wait_for_function(MATHS_IS_SET, timeout=SETTLED_MS)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 def test_the_book_was_built():
@@ -93,6 +37,40 @@ def test_a_chapter_shows_its_maths_and_its_figures(open_page, name):
         image.scroll_into_view_if_needed()
         assert image.evaluate("image => image.complete && image.naturalWidth > 0")
         assert len(image.get_attribute("alt")) > 40
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_images_are_light_and_keep_their_place(name):
+    images = BeautifulSoup((HTML / name).read_text("utf-8"), "html.parser").select("article figure img")
+    assert images
+    for image in images:
+        assert image["src"].endswith(".webp")
+        assert image["loading"] == "lazy"
+        with Image.open(HTML / "book" / image["src"]) as picture:
+            assert (int(image["width"]), int(image["height"])) == picture.size
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_offers_its_notebook_and_describes_itself(name):
+    page = BeautifulSoup((HTML / name).read_text("utf-8"), "html.parser")
+    link = page.select_one('.article-header-buttons a[href$=".ipynb"]')
+    notebook = (HTML / "book" / link["href"]).resolve()
+    assert notebook.read_bytes() == (NOTEBOOKS / notebook.name).read_bytes()
+    assert notebook.stem == Path(name).stem
+    about = page.select_one('meta[name="description"]')["content"]
+    assert about == page.select_one('meta[property="og:description"]')["content"]
+    assert about.endswith("?")
+
+
+def test_formulas_are_set_when_they_come_near_the_window(chromium):
+    with opener(chromium, all_maths=False) as open_page:
+        page = open_page("book/backward.html")
+        page.evaluate("MathJax.startup.promise")
+        formulas = page.locator(".math")
+        last = formulas.nth(formulas.count() - 1)
+        assert last.locator("svg").count() == 0
+        last.scroll_into_view_if_needed()
+        last.locator("svg").first.wait_for(timeout=SETTLED_MS)
 
 
 @pytest.mark.parametrize("name", PAGES)

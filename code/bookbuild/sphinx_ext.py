@@ -3,6 +3,7 @@
 * Outputs come from the executed chapters of :mod:`bookbuild.results`, and a page whose outputs changed
   is read again even if its text did not.
 * ``{runtime}`` tells how long a chapter runs; ``{claims-table}`` and ``{chapter-map}`` collect all chapters.
+* ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`).
 * The sources that docstrings cite are those of ``references.bib``.
 * MathJax is copied into the book, so that no page asks another host.
 """
@@ -25,6 +26,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from bnbook.claims import VERDICTS, Claim, read_claims
 from bnbook.show import spread
+from bookbuild import sliders
 from bookbuild.pages import question
 from bookbuild.results import (
     BOOK,
@@ -216,6 +218,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("runtime", Runtime())
     app.add_directive("claims-table", ClaimsTable)
     app.add_directive("chapter-map", ChapterMap)
+    sliders.setup(app)
     app.connect("config-inited", use_executed_chapters)
     app.connect("env-get-outdated", reread_changed_outputs)
     app.connect("autodoc-skip-member", skip_field_numbers)

@@ -1,0 +1,72 @@
+"""Opens built pages in Chromium, from the file system and without a network."""
+
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
+SETTLED_MS = 15_000  # how long a page may take to set its maths
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Formulas are set when they come near the window; a test wants to see them all.
+SET_ALL_MATHS = """async () => {
+  await window.MathJax?.startup.promise;
+  await window.MathJax?.startup.document.lazyTypesetAll();
+}"""
+MATHS_IS_SET = (
+    """() => [...document.querySelectorAll('.math')].every(f => f.querySelector('mjx-container svg'))"""
+)
+
+
+@contextmanager
+def launched():
+    """A running Chromium."""
+    from playwright.sync_api import sync_playwright  # the unit tests do without it
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    assert path, f"none of {', '.join(names)} is installed"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opener(browser, all_maths=True):
+    """A function that opens a page; what it asked of other hosts and what went wrong is in `.faults`."""
+    contexts = []
+
+    def open_page(name, width=1280, theme="light", java_script=True):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=theme,
+            offline=True,
+            reduced_motion="reduce",
+            java_script_enabled=java_script,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.faults = []
+        page.on("console", lambda m: m.type in ("error", "warning") and page.faults.append(m.text))
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or page.faults.append(r.url))
+        page.on("requestfailed", lambda request: page.faults.append(request.url))
+        page.goto((HTML / name).as_uri())
+        if java_script and all_maths:
+            page.evaluate(SET_ALL_MATHS)
+            page.wait_for_function(MATHS_IS_SET, timeout=SETTLED_MS)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
