@@ -14,14 +14,17 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
-from bnbook.exercises import backward, batch_norm
+from bnbook.exercises import backward, batch_norm, group_norm, inference, whitening
 from bnbook.exercises._engine import Exercise, Mistake, Result, judge
 
 __all__ = ["ATTEMPTS", "CATALOGUE", "Exercise", "Mistake", "Result", "check"]
 
 _CHAPTERS = {
+    "whitening": whitening.EXERCISES,
     "batch_norm": batch_norm.EXERCISES,
     "backward": backward.EXERCISES,
+    "inference": inference.EXERCISES,
+    "group_norm": group_norm.EXERCISES,
 }
 
 # Every exercise that can be checked, by its id.

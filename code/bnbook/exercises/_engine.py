@@ -334,7 +334,7 @@ def _call(exercise: Exercise, answer: Any, k: int, seconds: float) -> _Outcome:
         if name not in exercise.may_change and not _untouched(inputs[name], untouched[name])
     )
     with _guarded(io.StringIO()):
-        outcome = _outcome_of(exercise, value, untouched)
+        outcome = _outcome_of(exercise, value, inputs)
     return _Outcome(outcome.parts, outcome.verdict, outcome.message, changed, bool(out.getvalue()))
 
 
@@ -348,7 +348,7 @@ def _inputs_of(exercise: Exercise, k: int) -> Inputs:
 def _crash(exercise: Exercise, error: BaseException, printed: bool) -> _Outcome:
     kind, line = type(error).__name__, _readers_line(error)
     text = f"Your function stopped with {kind}: {error}"
-    if not line:
+    if not line and isinstance(error, TypeError):  # no line of the reader's: the arguments do not fit
         text = f"Your function could not be called as {exercise.asks}: {error}"
     return _Outcome(verdict=f"crash: {kind}", message=text + line, printed=printed)
 
@@ -542,7 +542,7 @@ def _about_value(exercise: Exercise, part: str, want: Part, have: Part) -> str:
 
 def _show_inputs(exercise: Exercise, k: int) -> list[str]:
     """The arguments of one call."""
-    return [f"  {name} = {_show(value)}" for name, value in _inputs_of(exercise, k).items()]
+    return [_labelled(f"  {name} = ", value) for name, value in _inputs_of(exercise, k).items()]
 
 
 def _show_difference(exercise: Exercise, part: str, want: Part, have: Part) -> list[str]:
@@ -554,7 +554,7 @@ def _show_difference(exercise: Exercise, part: str, want: Part, have: Part) -> l
         want, have = want[first], have[first]
     else:
         where = ""
-    return [f"{part}{where}", f"  expected {_show(want)}", f"  got      {_show(have)}"]
+    return [f"{part}{where}", _labelled("  expected ", want), _labelled("  got      ", have)]
 
 
 _SHOWN = 12  # values
@@ -579,8 +579,12 @@ def _show(value: Any) -> str:
         array = np.where(np.abs(array) < 1e-9 * np.abs(array).max(initial=0), 0, array) + 0.0
     if array.ndim == 0:
         return f"{array.item():.5g}" if array.dtype.kind == "f" else repr(array.item())
-    text = np.array2string(array, precision=4, separator=", ", floatmode="maxprec", suppress_small=True)
-    return text.replace("\n", "\n" + " " * 11)
+    return np.array2string(array, precision=4, separator=", ", floatmode="maxprec", suppress_small=True)
+
+
+def _labelled(label: str, value: Any) -> str:
+    """A value behind its name; further lines are indented."""
+    return label + _show(value).replace("\n", "\n" + " " * len(label))
 
 
 def _the(part: str) -> str:
