@@ -14,15 +14,33 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
-from bnbook.exercises import backward, batch_norm, group_norm, inference, whitening
+from bnbook.exercises import (
+    backward,
+    batch_norm,
+    cnn,
+    covariate_shift,
+    group_norm,
+    inference,
+    internal_covariate_shift,
+    saturation,
+    sgd,
+    training,
+    whitening,
+)
 from bnbook.exercises._engine import Exercise, Mistake, Result, judge
 
 __all__ = ["ATTEMPTS", "CATALOGUE", "Exercise", "Mistake", "Result", "check"]
 
 _CHAPTERS = {
+    "sgd": sgd.EXERCISES,
+    "saturation": saturation.EXERCISES,
+    "covariate_shift": covariate_shift.EXERCISES,
+    "internal_covariate_shift": internal_covariate_shift.EXERCISES,
     "whitening": whitening.EXERCISES,
     "batch_norm": batch_norm.EXERCISES,
     "backward": backward.EXERCISES,
+    "training": training.EXERCISES,
+    "cnn": cnn.EXERCISES,
     "inference": inference.EXERCISES,
     "group_norm": group_norm.EXERCISES,
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
+import functools
 import io
 import linecache
 import math
@@ -76,7 +78,7 @@ class Exercise:
     mistakes : tuple of Mistake
         Each differs from the solution, and from the others, on at least one input.
     inputs : function, optional
-        Returns the inputs anew, the smallest first: dictionaries with the arguments in their order. Without
+        Returns the inputs, the smallest first: dictionaries with the arguments in their order. Without
         it the answer is a value.
     returns : tuple of str
         What the parts of an answer are called. With more than one an answer is a sequence of this length.
@@ -89,6 +91,8 @@ class Exercise:
         The arguments that a function is asked to change in place.
     keeps_dtype : bool
         Whether float32 inputs must give float32 results.
+    keywords : tuple of str
+        The arguments that are passed by name.
     seconds : float
         How long one call may take.
     """
@@ -104,6 +108,7 @@ class Exercise:
     atol: float = 1e-12
     may_change: tuple[str, ...] = ()
     keeps_dtype: bool = False
+    keywords: tuple[str, ...] = ()
     seconds: float = 5.0
 
 
@@ -308,7 +313,7 @@ def _outcomes(exercise: Exercise, answer: Any, limited: bool = False) -> list[_O
     if exercise.inputs is None:
         return [_outcome_of(exercise, answer, {})]
     outcomes = []
-    for k in range(len(exercise.inputs())):
+    for k in range(len(_made(exercise.inputs))):
         outcomes.append(_call(exercise, answer, k, exercise.seconds if limited else math.inf))
         if outcomes[-1].verdict == "timed out":
             break
@@ -317,11 +322,13 @@ def _outcomes(exercise: Exercise, answer: Any, limited: bool = False) -> list[_O
 
 def _call(exercise: Exercise, answer: Any, k: int, seconds: float) -> _Outcome:
     """Call a function on fresh inputs, and look at what it returned, changed and printed."""
-    inputs, untouched = _inputs_of(exercise, k), _inputs_of(exercise, k)
+    assert exercise.inputs is not None
+    inputs, untouched = _inputs_of(exercise, k), _made(exercise.inputs)[k]
     out = io.StringIO()
     try:
         with _guarded(out), _time_limit(seconds):
-            value = answer(*inputs.values())
+            by_name = {name: inputs[name] for name in exercise.keywords}
+            value = answer(*(inputs[name] for name in inputs if name not in by_name), **by_name)
     except _TimeUpError as error:
         line = _readers_line(error, loop=True)
         text = f"Your function had not ended after {seconds:g} s. Is there a loop without an end?{line}"
@@ -339,10 +346,16 @@ def _call(exercise: Exercise, answer: Any, k: int, seconds: float) -> _Outcome:
 
 
 def _inputs_of(exercise: Exercise, k: int) -> Inputs:
-    """The k-th input, made anew; networks in it always get the same weights."""
+    """A copy of the k-th input."""
     assert exercise.inputs is not None
+    return copy.deepcopy(_made(exercise.inputs)[k])
+
+
+@functools.cache
+def _made(inputs: Callable[[], list[Inputs]]) -> list[Inputs]:
+    """Inputs, made once; networks among them always get the same weights."""
     with _guarded(io.StringIO()):
-        return exercise.inputs()[k]
+        return inputs()
 
 
 def _crash(exercise: Exercise, error: BaseException, printed: bool) -> _Outcome:
