@@ -15,15 +15,21 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
 from bnbook.exercises import (
+    accelerating,
     backward,
     batch_norm,
     cnn,
     covariate_shift,
+    distributed,
     group_norm,
+    ics_revisited,
     inference,
     internal_covariate_shift,
+    landscape,
     saturation,
+    scale_invariance,
     sgd,
+    small_batches,
     training,
     whitening,
 )
@@ -42,7 +48,13 @@ _CHAPTERS = {
     "training": training.EXERCISES,
     "cnn": cnn.EXERCISES,
     "inference": inference.EXERCISES,
+    "accelerating": accelerating.EXERCISES,
+    "ics_revisited": ics_revisited.EXERCISES,
+    "landscape": landscape.EXERCISES,
+    "scale_invariance": scale_invariance.EXERCISES,
+    "small_batches": small_batches.EXERCISES,
     "group_norm": group_norm.EXERCISES,
+    "distributed": distributed.EXERCISES,
 }
 
 # Every exercise that can be checked, by its id.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnbook import models
+from bnbook import data, models, probes
 from bnbook.exercises._engine import Exercise, Inputs, Mistake, numbers
 
 # --------------------------------------------------------------------------- 1: disguised
@@ -164,6 +164,62 @@ LEAK = Exercise(
     ),
 )
 
+# --------------------------------------------------------------------------- 4: dead_shares
+
+
+def _dead(bias: float, seed: int, *, which: Any = None, count: Any = None, settings: Any = None) -> float:
+    """The share of dead units on the digits, with other layers' biases filled, or another count."""
+    torch.manual_seed(seed)
+    model = models.mlp((64,), 10, **{"depth": 5, "width": 32, **(settings or {})})
+    linears = [part for part in list(model)[:-1] if isinstance(part, nn.Linear)]
+    for linear in linears if which is None else linears[which]:
+        nn.init.constant_(linear.bias, bias)
+    x = torch.from_numpy(data.digits().x_train)
+    shares = [(count or probes.dead_share)(u) for u in probes.layer_inputs(model, x, nn.ReLU)]
+    return float(np.mean(shares))
+
+
+def _died(**settings: Any) -> Any:
+    return lambda bias, seed: _dead(bias, seed, **settings)
+
+
+DEATH = Exercise(
+    title="A little bias against death",
+    asks="dead_shares(bias, seed)",
+    inputs=lambda: [{"bias": b, "seed": s} for b, s in ((0.0, 0), (0.1, 1), (1.0, 2), (1.0, 5))],
+    solution=_dead,
+    returns=("the share",),
+    rtol=0,
+    atol=0.004,  # one of 160 units is 0.00625
+    seconds=20,
+    mistakes=(
+        Mistake(
+            "share of living units",
+            "This is 1 minus what is asked.",
+            _died(count=lambda u: 1 - probes.dead_share(u)),
+        ),
+        Mistake("bias of the first layer alone", "All hidden layers get the bias.", _died(which=slice(0, 1))),
+        Mistake("bias left at 0", "Fill the biases before you look.", lambda bias, seed: _dead(0.0, seed)),
+        Mistake(
+            "share of zeros",
+            "A unit is dead if it passes nothing on for *any* image, not just for one.",
+            _died(count=lambda u: (u <= 0).double().mean().item()),
+        ),
+        Mistake("seed ignored", "Draw the weights from the seed.", lambda bias, seed: _dead(bias, 0)),
+        Mistake("percent", "Return a share from 0 to 1.", lambda bias, seed: 100 * _dead(bias, seed)),
+        Mistake(
+            "Glorot's start",
+            "He's weights were asked for.",
+            _died(settings={"init": "glorot"}),
+        ),
+        Mistake(
+            "number of dead units",
+            "Divide by the number of units.",
+            lambda bias, seed: 160 * _dead(bias, seed),
+        ),
+    ),
+)
+
 # --------------------------------------------------------------------------- 2: on paper
 
 _MEAN = np.sqrt(0.4**10 * 1.6**9)
@@ -200,4 +256,5 @@ EXERCISES = {
         ),
     ),
     3: LEAK,
+    4: DEATH,
 }
