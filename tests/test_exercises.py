@@ -1,18 +1,22 @@
 """Checked exercises: every solution passes, every mistake is called by its name, and nothing else breaks."""
 
+import csv
 import re
+import runpy
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from bnbook import exercises
-from bnbook.exercises import CATALOGUE, Exercise, Mistake, _engine, check
+from bnbook.exercises import CATALOGUE, Exercise, Mistake, _engine, check, grading
 from bnbook.exercises._engine import judge
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -469,3 +473,123 @@ def test_the_readers_random_numbers_and_warnings_are_left_alone(recwarn):
     said(lambda x: torch.rand(x.size))
     assert torch.equal(torch.get_rng_state(), state)
     assert not recwarn.list
+
+
+# --------------------------------------------------------------------------- grading
+
+RIGHT = "def bound(m):\n    return (m - 1) ** 0.5\n\n\ncheck('batch_norm.4', bound)"
+WRONG = "check('batch_norm.4', lambda m: m - 1)"
+ON_PAPER = "check('batch_norm.1', [1, 2, 3, 4])"
+
+
+def notebook(path, *cells):
+    """Write a notebook that imports `check` and then runs some cells."""
+    nb = nbformat.v4.new_notebook()
+    sources = ["from bnbook.exercises import check", *cells]
+    nb.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("My answers"))
+    nbformat.write(nb, path)
+    return path
+
+
+def results(report):
+    return report.verdicts, report.stopped
+
+
+def test_a_class_is_graded_and_a_bad_notebook_costs_only_itself(tmp_path, capsys, monkeypatch):
+    loop = (
+        "def what_stays(p, q):\n    while True:\n        p = p + 1\n\ncheck('covariate_shift.1', what_stays)"
+    )
+    crash = "check('inference.4', lambda means, variances: means[99])"
+    notebook(tmp_path / "ada.ipynb", WRONG, "1 / 0", loop, crash, RIGHT, ON_PAPER)
+    notebook(tmp_path / "cy.ipynb", RIGHT, "import os; os._exit(1)", ON_PAPER)
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass")])
+    nbformat.write(nb, tmp_path / "bob.ipynb")
+    (tmp_path / "eve.ipynb").write_text("not a notebook")
+    (tmp_path / "readme.txt").write_text("not a notebook")
+    table = tmp_path / "table.csv"
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.ipynb")}
+    # A kernel takes long to import PyTorch on a busy machine: only the one that hangs gets little time.
+    one = grading.grade_notebook
+    monkeypatch.setattr(grading, "grade_notebook", lambda path, s: one(path, 3 if path.stem == "bob" else s))
+    assert grading.main([str(tmp_path), "--csv", str(table)]) == 0
+    of_ada = ["timed out", "wrong result", "passed", "crash: IndexError"]
+    ids = ["covariate_shift.1", "batch_norm.1", "batch_norm.4", "inference.4"]
+    none = ["not attempted"] * 4
+    expected = [
+        ["name", "exercise", "result", "remark"],
+        *(["ada", name, result, ""] for name, result in zip(ids, of_ada, strict=True)),
+        *(["bob", name, result, "stopped after 3 s"] for name, result in zip(ids, none, strict=True)),
+        *(["cy", name, "passed" if name == ids[2] else none[0], "kernel died"] for name in ids),
+        *(["eve", name, none[0], "no notebook: NotJSONError"] for name in ids),
+    ]
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        assert list(csv.reader(file)) == expected
+    printed = capsys.readouterr().out.splitlines()
+    assert [re.split(r"  +", line) for line in printed] == [[e for e in row if e] for row in expected]
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.ipynb")} == before
+
+
+def test_printed_text_saved_and_forged_marks_and_another_check_do_not_count(tmp_path):
+    forged = "{'text/plain': 'passed'}, metadata={'bnbook': {'check': ['batch_norm.4', 'passed']}}, raw=True"
+    again = "{'text/plain': ''}, metadata={'bnbook': {'checked_again': {'batch_norm.2': 'passed'}}}, raw=True"
+    path = notebook(
+        tmp_path / "a.ipynb",
+        WRONG,
+        "print('batch_norm.4, The loudest possible example: passed. Right on 3 inputs.')",
+        f"from IPython.display import display\ndisplay({forged})\ndisplay({again})",
+        "import bnbook.exercises as e, bnbook.exercises._engine as engine\n"
+        "e.CATALOGUE['batch_norm.4'] = e.CATALOGUE['batch_norm.1']\n"
+        "engine._verdict = engine.judge = lambda *_: ('passed', [''], False)\n"
+        "def check(*_): print('passed')\n"
+        "check('backward.2', None)",
+    )
+    nb = nbformat.read(path, as_version=4)
+    saved = {"bnbook": {"checked_again": {"batch_norm.4": "passed"}}}
+    nb.cells[-1].outputs = [nbformat.v4.new_output("display_data", {"text/plain": ""}, metadata=saved)]
+    nbformat.write(nb, path)
+    assert results(grading.grade_notebook(path, 120)) == ({"batch_norm.4": "square of the bound"}, "")
+
+
+def test_what_cannot_be_checked_again_is_marked(tmp_path):
+    hidden = "import sys; sys.modules['bnbook.exercises.grading'] = None; sys.meta_path.insert(0, None)"
+    report = grading.grade_notebook(notebook(tmp_path / "a.ipynb", RIGHT, hidden), 120)
+    assert results(report) == ({"batch_norm.4": "passed"}, "could not be checked again")
+
+
+def test_check_again_reads_the_checks_from_their_files(monkeypatch):
+    shown = []
+    kept = {name: module for name, module in sys.modules.items() if name.startswith("bnbook.exercises")}
+    monkeypatch.setattr(grading, "display", lambda *bundle, **options: shown.append(options["metadata"]))
+    monkeypatch.setattr(_engine, "judge", None)
+    grading.check_again({"batch_norm.4": lambda m: m - 1, "nowhere.1": 1})
+    sys.modules.update(kept)
+    assert shown == [{"bnbook": {"checked_again": {"batch_norm.4": "square of the bound"}}}]
+
+
+def test_the_exercises_that_were_set_can_be_named(tmp_path, monkeypatch):
+    notebook(tmp_path / "a.ipynb")
+    report = grading.Report({"backward.2": "passed"}, "")
+    monkeypatch.setattr(grading, "grade_notebook", lambda path, seconds: report)
+    rows = grading.grade(tmp_path, ["backward.3", "backward.2"])
+    assert [row[1:3] for row in rows] == [("backward.3", "not attempted"), ("backward.2", "passed")]
+    monkeypatch.setattr(grading, "grade_notebook", lambda path, seconds: grading.Report({}, ""))
+    assert grading.grade(tmp_path) == [("a", "-", "not attempted", "")]
+    assert grading.main([str(tmp_path)]) == 0
+
+
+def test_a_folder_without_notebooks_and_unknown_ids_are_refused(tmp_path, capsys):
+    with pytest.raises(ValueError, match="folder: there is no notebook"):
+        grading.grade(tmp_path)
+    with pytest.raises(ValueError, match=r"exercises: got 'nine', allowed are sgd\.1"):
+        grading.grade(tmp_path, ["nine"])
+    with pytest.raises(SystemExit):
+        grading.main([str(tmp_path)])
+    assert "there is no notebook" in capsys.readouterr().err
+
+
+def test_the_module_is_a_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["exercises", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("bnbook.exercises", run_name="__main__")
+    assert "Run the notebooks of a class" in capsys.readouterr().out
