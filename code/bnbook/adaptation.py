@@ -144,7 +144,9 @@ def adapted(model: nn.Module, prior: Prior = 0.0) -> Iterator[nn.Module]:
         return _blended(layer, args[0], prior)
 
     modes = {part: part.training for part in model.modules()}
-    handles = [layer.register_forward_hook(blend) for layer in found.values()]
+    # With the training statistics alone evaluation mode is all: no hook recomputes what it does.
+    hooked = [] if prior == math.inf else list(found.values())
+    handles = [layer.register_forward_hook(blend) for layer in hooked]
     try:
         yield model.eval()
     finally:
@@ -409,4 +411,4 @@ def _weight(layer: NormLayer, flat: Tensor, prior: Prior) -> float:
         with torch.no_grad():
             score = float(_score(flat.double().mean(2), *_running(layer)))
         return 1 / max(score, 1.0)
-    return 1.0 if math.isinf(prior) else prior / (prior + len(flat))
+    return prior / (prior + len(flat))
