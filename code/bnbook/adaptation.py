@@ -137,7 +137,7 @@ def adapted(model: nn.Module, prior: Prior = 0.0) -> Iterator[nn.Module]:
     for name, layer in found.items():
         if prior and layer.running_mean is None:
             raise ValueError(
-                f"prior: got {prior}, but layer {name} keeps no running statistics; only 0 is allowed"
+                f"model: layer {name} keeps no running statistics, which prior {prior} needs; it has to be 0"
             )
 
     def blend(layer: NormLayer, args: tuple[Any, ...], _: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ def tent(
     Raises
     ------
     ValueError
-        As :func:`adapted`, or if no layer has a gamma and a beta.
+        As :func:`adapted`; if no layer has a gamma and a beta, or if there is no batch.
     """
     model = copy.deepcopy(model)
     moved = [p for layer in batch_norms(model).values() for p in (layer.weight, layer.bias) if p is not None]
@@ -248,6 +248,8 @@ def tent(
             optimizer.step()
             scores.append(out.detach())
             entropies.append(loss.item())
+    if not scores:
+        raise ValueError("batches: got none, at least one is needed")
     for p, flag in wanted.items():
         p.grad = None
         p.requires_grad_(flag)
@@ -336,10 +338,9 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _running(layer: NormLayer) -> tuple[Tensor, Tensor]:
-    """Running mean and variance, eps included, in float64."""
-    if layer.running_mean is None or layer.running_var is None:
-        raise ValueError(f"model: layer {layer} keeps no running statistics to compare with")
-    return layer.running_mean.double(), layer.running_var.double() + layer.eps
+    """Running mean and variance, eps included, in float64; adapted() has seen to it that there are any."""
+    running_mean, running_var = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
+    return running_mean.double(), running_var.double() + layer.eps
 
 
 @torch.no_grad()
@@ -371,11 +372,11 @@ def _score(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:
 def _nearest_mixture(target: Tensor, means: Tensor, var: Tensor) -> Tensor:
     """The mixture of the rows of `means`, weights 0 or more with sum 1, that is nearest to `target`."""
     std = var.sqrt()
-    rows, goal = (means / std).T.numpy(), (target / std).numpy()
+    rows, goal = (means / std).T.cpu().numpy(), (target / std).cpu().numpy()
     # The sum of the weights is one more equation, which counts so much that it holds.
     heavy = 1e4 * (1 + np.abs(rows).max() + np.abs(goal).max())
     weights: Floats = nnls(np.vstack([rows, np.full(len(means), heavy)]), np.append(goal, heavy))[0]
-    return torch.from_numpy(weights / weights.sum()) @ means
+    return torch.from_numpy(weights / weights.sum()).to(means.device) @ means
 
 
 def _blended(layer: NormLayer, x: Tensor, prior: Prior) -> Tensor:
