@@ -313,6 +313,7 @@ def test_tent_is_sgd_on_the_entropy_in_training_mode(name):
         loss.backward()
         optimizer.step()
         close(result.scores[k], scores.detach(), 1e-8)
+        assert not result.scores[k].requires_grad
         assert result.entropy[k] == pytest.approx(loss.item(), rel=1e-8)
     for (key, p), q in zip(result.model.named_parameters(), reference.parameters(), strict=True):
         close(p.detach(), q.detach(), 1e-8)
@@ -349,11 +350,15 @@ def test_tent_needs_a_gamma():
 # --- Scores of a shift ---------------------------------------------------------------------------
 
 
-def test_the_score_of_a_dense_layer_by_hand():
-    layer, x = one_norm(), torch.randn(12, 4, generator=torch.Generator().manual_seed(1), dtype=f64)
-    var = layer.running_var.numpy() + layer.eps
-    far = ((x.numpy().mean(0) - layer.running_mean.numpy()) ** 2 / var).sum()
-    chance = (x.numpy().var(0, ddof=1) / 12 / var).sum()
+@pytest.mark.parametrize("spatial", [(), (3,), (2, 2)])
+def test_the_score_by_hand(spatial):
+    layer, x = one_norm(), torch.randn(12, 4, *spatial, generator=torch.Generator().manual_seed(1), dtype=f64)
+    layer._check_input_dim = lambda x: None
+    layer.eps = 0.5  # not to be forgotten beside a variance near it
+    var = layer.running_var.numpy() + 0.5
+    z = x.numpy().reshape(12, 4, -1).mean(2)
+    far = ((z.mean(0) - layer.running_mean.numpy()) ** 2 / var).sum()
+    chance = (z.var(0, ddof=1) / 12 / var).sum()
     assert adaptation.shift_scores(nn.Sequential(layer), x) == {"0": pytest.approx(far / chance)}
 
 

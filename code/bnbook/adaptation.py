@@ -376,7 +376,7 @@ def _nearest_mixture(target: Tensor, means: Tensor, var: Tensor) -> Tensor:
     # The sum of the weights is one more equation, which counts so much that it holds.
     heavy = 1e4 * (1 + np.abs(rows).max() + np.abs(goal).max())
     weights: Floats = nnls(np.vstack([rows, np.full(len(means), heavy)]), np.append(goal, heavy))[0]
-    return torch.from_numpy(weights / weights.sum()).to(means.device) @ means
+    return torch.from_numpy(weights).to(means.device) @ means
 
 
 def _blended(layer: NormLayer, x: Tensor, prior: Prior) -> Tensor:
