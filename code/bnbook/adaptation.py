@@ -115,8 +115,8 @@ def adapted(model: nn.Module, prior: Prior = 0.0) -> Iterator[nn.Module]:
     model : nn.Module
     prior : float or 'auto'
         How many examples the training statistics count for: 0 for the batch alone, ``math.inf`` for the
-        training alone, which is the usual inference. With ``'auto'`` each layer chooses n / (s - 1) for
-        its own score s of the batch, as :func:`shift_scores` computes it, and the training alone if s is
+        training alone, which is the usual inference. With ``'auto'`` each layer chooses n / (Q - 1) for
+        its own score Q of the batch, as :func:`shift_scores` computes it, and the training alone if Q is
         at most 1.
 
     Yields
@@ -311,8 +311,8 @@ def shift_scores(model: nn.Module, x: Tensor, classes: dict[str, Tensor] | None 
     Returns
     -------
     dict of str to float
-        By layer. With s for the score without `classes`, the blend with the smallest expected squared error
-        of the means has the prior n / (s - 1); infinity if s is 1 or less.
+        By layer. With Q for the score without `classes`, the blend with the smallest expected squared error
+        of the means has the prior n / (Q - 1); infinity if Q is 1 or less.
 
     Raises
     ------
