@@ -61,7 +61,7 @@ def test_every_mistake_is_called_by_its_own_name_and_no_other(name):
     exercise = CATALOGUE[name]
     names = [mistake.name for mistake in exercise.mistakes]
     assert len(set(names)) == len(names) >= 2
-    outcomes = {m.name: _engine._outcomes(exercise, m.wrong) for m in exercise.mistakes}
+    outcomes = _engine._catalogued(exercise)
     for mistake in exercise.mistakes:
         assert mistake.advice.endswith((".", "?"))
         result = judge(name, exercise, mistake.wrong)
@@ -313,6 +313,14 @@ def test_lost_float32_is_noticed_where_it_matters():
     assert said(lambda x: 2 * x.astype(float), **given).passed
     assert said(lambda x: 2 * x.astype(float), **given, keeps_dtype=True).verdict == "dtype lost"
     assert said(lambda x: 2 * x, **given, keeps_dtype=True).passed
+
+
+def test_something_else_than_a_network_is_refused():
+    exercise = CATALOGUE["saturation.1"]
+    result = judge("saturation.1", exercise, lambda net: 3)
+    assert result.verdict == "wrong type"
+    assert "an int cannot be used as disguised(tanh_net) should be: expected a network" in result.message
+    assert "it still has a tanh" in judge("saturation.1", exercise, lambda net: net).message
 
 
 # --------------------------------------------------------------------------- what readers' code can do

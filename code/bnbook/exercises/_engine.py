@@ -62,7 +62,7 @@ class Mistake:
     wrong: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """What :func:`judge` needs to know about an exercise.
 
@@ -198,7 +198,7 @@ def _verdict(exercise: Exercise, answer: Any) -> tuple[str, list[str], bool]:
     if got[-1].verdict == "timed out":
         return "timed out", [got[-1].message], printed
 
-    expected = _outcomes(exercise, exercise.solution)
+    expected = _solution_of(exercise)
     failing = [k for k, pair in enumerate(zip(expected, got, strict=True)) if not _agree(exercise, *pair)]
     changed = sorted({name for outcome in got for name in outcome.changed})
     if not failing and not changed and not _lost_dtype(exercise, expected, got):
@@ -218,7 +218,7 @@ def _name_the_mistake(
     exercise: Exercise, expected: list[_Outcome], got: list[_Outcome]
 ) -> tuple[str, list[str]] | None:
     """The mistake that gives what the reader's answer gives; or one for each part, if each has one."""
-    wrong = {mistake.name: _outcomes(exercise, mistake.wrong) for mistake in exercise.mistakes}
+    wrong = _catalogued(exercise)
     advice = {mistake.name: mistake.advice for mistake in exercise.mistakes}
     for name, outcomes in wrong.items():
         pairs = list(zip(outcomes, got, strict=True))
@@ -318,6 +318,18 @@ def _outcomes(exercise: Exercise, answer: Any, limited: bool = False) -> list[_O
         if outcomes[-1].verdict == "timed out":
             break
     return outcomes
+
+
+@functools.cache
+def _solution_of(exercise: Exercise) -> list[_Outcome]:
+    """What the solution gives."""
+    return _outcomes(exercise, exercise.solution)
+
+
+@functools.cache
+def _catalogued(exercise: Exercise) -> dict[str, list[_Outcome]]:
+    """What each catalogued mistake gives, by its name."""
+    return {mistake.name: _outcomes(exercise, mistake.wrong) for mistake in exercise.mistakes}
 
 
 def _call(exercise: Exercise, answer: Any, k: int, seconds: float) -> _Outcome:
