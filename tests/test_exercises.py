@@ -61,7 +61,7 @@ def test_every_mistake_is_called_by_its_own_name_and_no_other(name):
     exercise = CATALOGUE[name]
     names = [mistake.name for mistake in exercise.mistakes]
     assert len(set(names)) == len(names) >= 2
-    outcomes = {m.name: _engine._outcomes(exercise, m.wrong) for m in exercise.mistakes}
+    outcomes = _engine._catalogued(exercise)
     for mistake in exercise.mistakes:
         assert mistake.advice.endswith((".", "?"))
         result = judge(name, exercise, mistake.wrong)
@@ -218,6 +218,15 @@ def test_two_mistakes_in_two_parts_are_both_named():
     assert "dgamma:" not in result.message
 
 
+def test_a_part_with_a_name_is_named_beside_one_without():
+    wrong = {m.name: m.wrong for m in CATALOGUE["backward.2"].mistakes}["lost 1/m"]
+    result = judge("backward.2", CATALOGUE["backward.2"], lambda *g: (*wrong(*g)[:2], wrong(*g)[2] + 1))
+    assert result.verdict == "lost 1/m + wrong result"
+    assert "dx: lost 1/m. Both" in result.message
+    assert "dbeta\n  expected [" in result.message
+    assert "dx\n" not in result.message
+
+
 def test_a_part_without_a_name_is_shown_on_the_smallest_input():
     right = CATALOGUE["backward.2"].solution
     result = judge(
@@ -254,16 +263,21 @@ def test_a_mistake_that_crashes_on_some_inputs_is_still_named():
 @pytest.mark.parametrize(
     ("answer", "verdict", "text"),
     [
-        (lambda x: -2 * x, "sign flipped", "Y has the wrong sign"),
-        (lambda x: 3 * x, "constant factor", "1.5 times what it should be"),
-        (lambda x: 2 * x * x.size, "factor", "one factor for each input: 1, 3, 6"),
+        (lambda x: -2 * x, "sign flipped", "Y: the sign is wrong everywhere."),
+        (lambda x: 3 * x, "constant factor", "1.5 times what is right"),
+        (lambda x: 2 * x * x.size, "factor", "off by a factor, on the inputs by 1, 3, 6."),
         (lambda x: None, "returned nothing", "is there a `return`?"),
-        (lambda x: "two", "wrong type", "y is a str, expected numbers"),
-        (lambda x: [[1], [1, 2]], "wrong type", "y is a list"),
-        (lambda x: {1, 2}, "wrong result", "got      {1, 2}"),
-        (lambda x: (2 * x)[:, None], "wrong shape", "has the shape (1, 1), expected (1,)"),
-        (lambda x: 2 * x * np.nan, "not a number", "contains NaN or infinity"),
-        (lambda x: 1 / (x - x), "not a number", "contains NaN or infinity"),
+        (lambda x: "two", "wrong type", "y: expected numbers, got a str."),
+        (lambda x: [[1], [1, 2]], "wrong type", "y: expected numbers, got a list."),
+        (lambda x: {1, 2}, "wrong type", "y: expected numbers, got a set."),
+        (lambda x: ["one", "two"], "wrong type", "y: got a list of text."),
+        (
+            lambda x: (2 * x)[:, None],
+            "wrong shape",
+            "y: expected an array of shape (1,), got an array of shape (1, 1).",
+        ),
+        (lambda x: 2 * x * np.nan, "not a number", "y: NaN or infinity."),
+        (lambda x: 1 / (x - x), "not a number", "y: NaN or infinity."),
         (lambda x: x * 0, "wrong result", "got      [0.]"),
         (7, "wrong type", "Expected a function: double(x). Got an int."),
         (None, "wrong type", "Got None."),
@@ -284,7 +298,10 @@ def test_a_value_is_not_told():
     exercise = doubling(inputs=None, solution=[1, 2.5], returns=("first", "second"), asks="both", mistakes=())
     assert judge("toy.1", exercise, (1, 2.5)).message == "toy.1, Double: passed. That is right."
     result = judge("toy.1", exercise, [1, 4])
-    assert result.message == "toy.1, Double: not yet. 4 is not second, and not a mistake of the catalogue."
+    assert (
+        result.message
+        == "toy.1, Double: not yet. 4 is not right for second. The mistake is not in the catalogue."
+    )
     assert "2.5" not in result.message
     assert judge("toy.1", exercise, [1]).verdict == "wrong number of values"
     assert "got a float." in judge("toy.1", exercise, 1.0).message
@@ -302,7 +319,7 @@ def test_sets_and_tensors_are_compared():
     assert judge("toy.1", exercise, lambda x: {"b"}).verdict == "b"
     result = judge("toy.1", exercise, lambda x: {"c", "a"})
     assert "expected {'a'}\n  got      {'a', 'c'}" in result.message
-    assert judge("toy.1", exercise, lambda x: x).verdict == "wrong result"
+    assert "y: expected a set, got numbers." in judge("toy.1", exercise, lambda x: x).message
     tensors = doubling(inputs=lambda: [{"x": torch.ones(2)}])
     assert judge("toy.1", tensors, lambda x: 2 * x).passed
     assert "x = [1., 1.]" in judge("toy.1", tensors, lambda x: x + torch.arange(2)).message
@@ -313,6 +330,14 @@ def test_lost_float32_is_noticed_where_it_matters():
     assert said(lambda x: 2 * x.astype(float), **given).passed
     assert said(lambda x: 2 * x.astype(float), **given, keeps_dtype=True).verdict == "dtype lost"
     assert said(lambda x: 2 * x, **given, keeps_dtype=True).passed
+
+
+def test_something_else_than_a_network_is_refused():
+    exercise = CATALOGUE["saturation.1"]
+    result = judge("saturation.1", exercise, lambda net: 3)
+    assert result.verdict == "wrong type"
+    assert "What your function returned, an int, cannot be used: expected a network" in result.message
+    assert "it still has a tanh" in judge("saturation.1", exercise, lambda net: net).message
 
 
 # --------------------------------------------------------------------------- what readers' code can do
@@ -356,6 +381,33 @@ def test_changes_inside_a_tuple_or_a_network_are_found():
     }
     assert said(of_network, **given, mistakes=()).verdict == "argument changed in place"
     assert "net = a network of 1 parts" in said(lambda net: {2}, **given, mistakes=()).message
+
+
+def test_single_numbers_and_settings_are_shown():
+    given = {"inputs": lambda: [{"shape": (4,), "norm": "batch"}], "solution": lambda shape, norm: 2.0}
+    result = said(lambda shape, norm: 3.5, **given, mistakes=())
+    assert result.verdict == "constant factor"
+    assert result.message.splitlines()[1:] == [
+        "  shape = (4,)",
+        "  norm = 'batch'",
+        "y",
+        "  expected 2",
+        "  got      3.5",
+    ]
+    assert (
+        "expected a single number, got an array"
+        in said(lambda shape, norm: [2], **given, mistakes=()).message
+    )
+    two = {**given, "inputs": lambda: [{"shape": 1, "norm": 1}, {"shape": 2, "norm": 2}]}
+    assert said(lambda shape, norm: shape, **two, mistakes=()).verdict == "wrong result"
+
+
+def test_an_array_of_four_dimensions_is_shown_without_empty_lines():
+    result = said(lambda x: 3 * x + 1, inputs=lambda: [{"x": np.ones((2, 1, 2, 2))}])
+    assert (
+        "  x = [[[[1., 1.],\n         [1., 1.]]],\n       [[[1., 1.],\n         [1., 1.]]]]\n"
+        in result.message
+    )
 
 
 def test_a_crash_shows_the_readers_own_line_and_the_input():

@@ -14,6 +14,7 @@ import functools
 import io
 import linecache
 import math
+import re
 import signal
 import sysconfig
 import threading
@@ -62,7 +63,7 @@ class Mistake:
     wrong: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """What :func:`judge` needs to know about an exercise.
 
@@ -198,7 +199,7 @@ def _verdict(exercise: Exercise, answer: Any) -> tuple[str, list[str], bool]:
     if got[-1].verdict == "timed out":
         return "timed out", [got[-1].message], printed
 
-    expected = _outcomes(exercise, exercise.solution)
+    expected = _solution_of(exercise)
     failing = [k for k, pair in enumerate(zip(expected, got, strict=True)) if not _agree(exercise, *pair)]
     changed = sorted({name for outcome in got for name in outcome.changed})
     if not failing and not changed and not _lost_dtype(exercise, expected, got):
@@ -207,102 +208,112 @@ def _verdict(exercise: Exercise, answer: Any) -> tuple[str, list[str], bool]:
         return (*(_changed(changed) if changed else _LOST_DTYPE), printed)
     named = _name_the_mistake(exercise, expected, got)
     if named:
-        verdict, advice = named
-        return verdict, [f"This mistake has a name: {verdict}.", *advice], printed
+        return named, [f"This mistake has a name: {named}.", _advice(exercise, named)], printed
     if changed:
         return (*_changed(changed), printed)
-    return (*_first_failure(exercise, expected, got, failing[0]), printed)
+    return (*_unnamed(exercise, expected, got, failing[0]), printed)
 
 
-def _name_the_mistake(
-    exercise: Exercise, expected: list[_Outcome], got: list[_Outcome]
-) -> tuple[str, list[str]] | None:
-    """The mistake that gives what the reader's answer gives; or one for each part, if each has one."""
-    wrong = {mistake.name: _outcomes(exercise, mistake.wrong) for mistake in exercise.mistakes}
-    advice = {mistake.name: mistake.advice for mistake in exercise.mistakes}
-    for name, outcomes in wrong.items():
+def _name_the_mistake(exercise: Exercise, expected: list[_Outcome], got: list[_Outcome]) -> str:
+    """The mistake that gives what the reader's answer gives on every input; empty if none does."""
+    for name, outcomes in _catalogued(exercise).items():
         pairs = list(zip(outcomes, got, strict=True))
         if any(theirs.parts for _, theirs in pairs) and all(_agree(exercise, *pair) for pair in pairs):
-            return name, [advice[name]]
-    if not all(outcome.parts for outcome in got):
-        return None
+            return name
+    return ""
 
-    def only(part: str, outcomes: list[_Outcome]) -> list[_Outcome]:
-        return [_Outcome({part: o.parts[part]} if o.parts else {}, o.verdict) for o in outcomes]
+
+def _unnamed(
+    exercise: Exercise, expected: list[_Outcome], got: list[_Outcome], k: int
+) -> tuple[str, list[str]]:
+    """Verdict and lines about an answer that no mistake explains as a whole; perhaps one explains a part."""
+    if not all(outcome.parts for outcome in got):
+        return _first_failure(exercise, expected, got, k, exercise.returns)
 
     def equal(part: str, outcomes: list[_Outcome]) -> bool:
-        pairs = zip(only(part, outcomes), only(part, got), strict=True)
-        return all(_agree(exercise, *pair) for pair in pairs)
+        pairs = zip(outcomes, got, strict=True)
+        return all(part in o.parts and _same(o.parts[part], t.parts[part], exercise) for o, t in pairs)
 
-    found = {}
+    named, rest = {}, []
     for part in exercise.returns:
         if not equal(part, expected):
-            found[part] = next((name for name, outcomes in wrong.items() if equal(part, outcomes)), None)
-    names = [name for name in found.values() if name]
-    if len(names) < len(found):
-        return None
-    return " + ".join(dict.fromkeys(names)), [
-        f"{part}: {name}. {advice[name]}" for part, name in found.items() if name
-    ]
+            names = [name for name, outcomes in _catalogued(exercise).items() if equal(part, outcomes)]
+            named.update({part: names[0]} if names else {})
+            rest += [] if names else [part]
+    verdicts = list(dict.fromkeys(named.values()))
+    lines = [f"{_the(part)}: {name}. {_advice(exercise, name)}" for part, name in named.items()]
+    if rest:
+        of_rest = (
+            any(not _same(e.parts[p], g.parts[p], exercise) for p in rest)
+            for e, g in zip(expected, got, strict=True)
+        )
+        verdict, more = _first_failure(exercise, expected, got, list(of_rest).index(True), tuple(rest))
+        verdicts, lines = [*verdicts, verdict], [*lines, *more]
+    return " + ".join(verdicts), lines
+
+
+def _advice(exercise: Exercise, name: str) -> str:
+    return next(mistake.advice for mistake in exercise.mistakes if mistake.name == name)
 
 
 def _first_failure(
-    exercise: Exercise, expected: list[_Outcome], got: list[_Outcome], k: int
+    exercise: Exercise, expected: list[_Outcome], got: list[_Outcome], k: int, parts: tuple[str, ...]
 ) -> tuple[str, list[str]]:
-    """Verdict and lines about the smallest input on which an answer fails, where the mistake has no name."""
+    """Verdict and lines about the k-th input, the smallest on which one of these parts fails."""
     theirs, right = got[k], expected[k]
+    if theirs.verdict.startswith("crash"):
+        return theirs.verdict, [theirs.message, *_show_inputs(exercise, k)]
     if theirs.verdict:
-        shown = _show_inputs(exercise, k) if theirs.verdict.startswith("crash") else []
-        return theirs.verdict, [theirs.message, *shown]
-    part = next(p for p in exercise.returns if not _same(right.parts[p], theirs.parts[p], exercise))
+        return theirs.verdict, [theirs.message]
+    part = next(p for p in parts if not _same(right.parts[p], theirs.parts[p], exercise))
     want, have = right.parts[part], theirs.parts[part]
     if exercise.inputs is None:
         return "wrong result", [_about_value(exercise, part, want, have)]
+    if isinstance(want, np.ndarray) != isinstance(have, np.ndarray):
+        kinds = ("a set", "numbers") if isinstance(have, np.ndarray) else ("numbers", "a set")
+        text = f"{_the(part)}: expected {kinds[0]}, got {kinds[1]}."
+        return "wrong type", [text, *_show_inputs(exercise, k)]
     if isinstance(want, np.ndarray) and isinstance(have, np.ndarray):
         if want.shape != have.shape:
             turned = " Transposed, it would fit." if want.shape == have.shape[::-1] else ""
-            text = f"{_the(part)} has the shape {have.shape}, expected {want.shape}.{turned}"
+            text = f"{_the(part)}: expected {_shape(want)}, got {_shape(have)}.{turned}"
             return "wrong shape", [text, *_show_inputs(exercise, k)]
         if not np.isfinite(have).all() and np.isfinite(want).all():
-            text = f"{_the(part)} contains NaN or infinity: is there a division by zero, or a negative root?"
+            text = f"{_the(part)}: NaN or infinity. Is there a division by zero, or a negative root?"
             return "not a number", [text, *_show_inputs(exercise, k)]
-    hint = _pattern(exercise, expected, got, part)
     lines = [*_show_inputs(exercise, k), *_show_difference(exercise, part, want, have)]
-    if hint:
-        return hint[0], [hint[1], *lines]
-    return "wrong result", [
+    verdict, hint = _pattern(exercise, expected, got, part) or (
+        "wrong result",
         "The mistake is not in the catalogue. The smallest input on which it shows:",
-        *lines,
-    ]
+    )
+    return verdict, [hint, *lines]
 
 
 def _pattern(
     exercise: Exercise, expected: list[_Outcome], got: list[_Outcome], part: str
 ) -> tuple[str, str] | None:
     """A factor between what is right and what was returned, the same for all values of every input."""
-    factors = []
+    factors, sizes = [], []
     for right, theirs in zip(expected, got, strict=True):
         want, have = right.parts[part], theirs.parts.get(part)
-        if (
-            not isinstance(want, np.ndarray)
-            or not isinstance(have, np.ndarray)
-            or want.dtype.kind not in "fiu"
-        ):
+        if not isinstance(want, np.ndarray) or not isinstance(have, np.ndarray) or want.shape != have.shape:
             return None
-        square = float((want.astype(float) ** 2).sum()) if want.shape == have.shape else 0.0
+        square = float((want.astype(float) ** 2).sum())
         factor = float((want * have).sum()) / square if square else math.nan
         if not math.isfinite(factor) or abs(factor) < 1e-6 or not _same(factor * want, have, exercise):
             return None
         factors.append(factor)
+        sizes.append(want.size)
     if np.allclose(factors, -1):
-        return "sign flipped", f"{_the(part)} has the wrong sign everywhere."
+        return "sign flipped", f"{_the(part)}: the sign is wrong everywhere."
     if np.allclose(factors, factors[0]):
-        text = f"{_the(part)} is {factors[0]:.4g} times what it should be, everywhere."
-        return "constant factor", text
-    return (
-        "factor",
-        f"{_the(part)} is off by one factor for each input: {', '.join(f'{f:.4g}' for f in factors)}.",
-    )
+        return "constant factor", f"{_the(part)}: {factors[0]:.4g} times what is right, everywhere."
+    if max(sizes) > 1:  # single numbers always differ by a factor
+        return (
+            "factor",
+            f"{_the(part)}: off by a factor, on the inputs by {', '.join(f'{f:.4g}' for f in factors)}.",
+        )
+    return None
 
 
 # --------------------------------------------------------------------------- running the reader's code
@@ -318,6 +329,18 @@ def _outcomes(exercise: Exercise, answer: Any, limited: bool = False) -> list[_O
         if outcomes[-1].verdict == "timed out":
             break
     return outcomes
+
+
+@functools.cache
+def _solution_of(exercise: Exercise) -> list[_Outcome]:
+    """What the solution gives."""
+    return _outcomes(exercise, exercise.solution)
+
+
+@functools.cache
+def _catalogued(exercise: Exercise) -> dict[str, list[_Outcome]]:
+    """What each catalogued mistake gives, by its name."""
+    return {mistake.name: _outcomes(exercise, mistake.wrong) for mistake in exercise.mistakes}
 
 
 def _call(exercise: Exercise, answer: Any, k: int, seconds: float) -> _Outcome:
@@ -449,7 +472,7 @@ def _outcome_of(exercise: Exercise, value: Any, inputs: Inputs) -> _Outcome:
             try:
                 value = exercise.observe(value, inputs)
             except (Exception, SystemExit) as error:
-                text = f"{_kind(value)} cannot be used as {exercise.asks} should be: {error}"
+                text = f"What your function returned, {_kind(value)}, cannot be used: {error}"
                 raise _NotComparableError("wrong type", text) from error
         names = exercise.returns
         if len(names) == 1:
@@ -467,6 +490,8 @@ def _part(name: str, value: Any) -> Part:
     """Something that can be compared: an array or a set."""
     if isinstance(value, set | frozenset):
         return frozenset(value)
+    if isinstance(value, list | tuple) and any(isinstance(item, str) for item in value):
+        raise _NotComparableError("wrong type", f"{_the(name)}: got {_kind(value)} of text.")
     if isinstance(value, torch.Tensor):
         value = value.detach().numpy()
     try:
@@ -474,7 +499,7 @@ def _part(name: str, value: Any) -> Part:
     except ValueError:  # lists of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
-        text = f"{_the(name)} is {_kind(value)}, expected numbers."
+        text = f"{_the(name)}: expected numbers, got {_kind(value)}."
         raise _NotComparableError("wrong type", text)
     return array
 
@@ -550,7 +575,7 @@ def _about_value(exercise: Exercise, part: str, want: Part, have: Part) -> str:
         and want.squeeze().shape != have.squeeze().shape
     ):
         return f"Expected {about}, {want.size} number{'s' * (want.size != 1)}; got {have.size}."
-    return f"{_show(have)} is not {about}, and not a mistake of the catalogue."
+    return f"{_show(have)} is not right for {about}. The mistake is not in the catalogue."
 
 
 def _show_inputs(exercise: Exercise, k: int) -> list[str]:
@@ -580,7 +605,7 @@ def _show(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         value = value.detach().numpy()
     if isinstance(value, tuple):
-        return "(" + ", ".join(map(_show, value)) + ")"
+        return "(" + ", ".join(map(_show, value)) + ("," if len(value) == 1 else "") + ")"
     if isinstance(value, str | bool | int):
         return repr(value)
     if isinstance(value, frozenset):
@@ -592,7 +617,8 @@ def _show(value: Any) -> str:
         array = np.where(np.abs(array) < 1e-9 * np.abs(array).max(initial=0), 0, array) + 0.0
     if array.ndim == 0:
         return f"{array.item():.5g}" if array.dtype.kind == "f" else repr(array.item())
-    return np.array2string(array, precision=4, separator=", ", floatmode="maxprec", suppress_small=True)
+    text = np.array2string(array, precision=4, separator=", ", floatmode="maxprec", suppress_small=True)
+    return re.sub(r"\n\s*\n", "\n", re.sub(r"\n\s*\n", "\n", text))  # no empty lines between blocks
 
 
 def _labelled(label: str, value: Any) -> str:
@@ -605,6 +631,10 @@ def _the(part: str) -> str:
     return part[0].upper() + part[1:] if " " in part else part
 
 
+def _shape(array: NDArray[Any]) -> str:
+    return f"an array of shape {array.shape}" if array.ndim else "a single number"
+
+
 def _kind(value: Any) -> str:
     """What a value is, in words."""
     if value is None:
@@ -614,7 +644,7 @@ def _kind(value: Any) -> str:
         if callable(value) and not isinstance(value, type | torch.nn.Module)
         else type(value).__name__
     )
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    return f"{'an' if name[0] in 'aeiouAEIOU' or name == 'ndarray' else 'a'} {name}"
 
 
 # --------------------------------------------------------------------------- for the catalogue

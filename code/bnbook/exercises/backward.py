@@ -226,6 +226,14 @@ FOUR_DIMENSIONS = Exercise(
             ),
         ),
         Mistake(
+            "dgamma and dbeta summed over the channels, too",
+            "Each channel has its own gamma and beta: leave the channel axis out of the sum.",
+            _parameters(
+                dgamma=lambda dy, x, x_hat, gamma: (dy * x_hat).sum(),
+                dbeta=lambda dy, x, x_hat, gamma: dy.sum(),
+            ),
+        ),
+        Mistake(
             "dgamma and dbeta exchanged",
             "The order is dx, dgamma, dbeta.",
             _parameters(

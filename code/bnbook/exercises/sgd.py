@@ -10,9 +10,9 @@ EXERCISES = {
         asks="three numbers of iterations",
         solution=[80, 140, 120],
         returns=(
-            "the number of iterations in (a)",
-            "that of (b), last one kept",
-            "that of (b), last one dropped",
+            "(a)",
+            "(b) with the last batch kept",
+            "(b) with the last batch dropped",
         ),
         mistakes=(
             Mistake("iterations of one epoch", "Multiply by the 20 epochs.", [4, 7, 6]),
