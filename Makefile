@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute notebooks lab serve test lint unit nbval test-web bench clean
+.PHONY: help book execute notebooks lab serve pdf test lint unit nbval test-web bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 serve: book  ## build, then serve the HTML on http://localhost:8000
 	$(BIN)/python -m http.server --bind localhost --directory $(HTML) 8000
 
+pdf: execute  ## print the whole book (needs Chromium)
+	$(BIN)/jupyter-book build . --builder singlehtml -W -n --keep-going --quiet
+	$(BIN)/python -m bookbuild.pdf
+
 test: lint unit nbval  ## style, types, unit and property tests, and nbval on every notebook
 
 lint: $(READY)
@@ -60,7 +64,7 @@ test-web: book  ## open the built pages in Chromium, with the network blocked
 bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_norms.py
 	$(BIN)/python benchmarks/bench_training.py
-	$(BIN)/python benchmarks/bench_race.py
+	$(BIN)/python benchmarks/bench_race.py $(if $(FASHION_MNIST),--root $(FASHION_MNIST))
 
 clean:  ## remove what was built; the installation stays
 	rm -rf _build

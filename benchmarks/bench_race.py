@@ -5,11 +5,12 @@ of 128, rate 0.1. Ours differs in what the chapters of this book measure: ReLU i
 layer with the analytic backward, momentum, and memory in channels_last order.
 
 Both take turns, on the same images, and the evaluations are not timed. The full set is read from the
-cache, or downloaded (30 MB).
+folder given by `--root` (`make bench FASHION_MNIST=FOLDER`), else from the cache, else downloaded (30 MB).
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Iterator
@@ -82,8 +83,11 @@ def seconds_to_level(recipe: str, images: data.Data, seed: int) -> tuple[float, 
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--root", help="folder with the four files of Fashion-MNIST; no download then")
+    root = parser.parse_args().root
     torch.set_num_threads(1)
-    images = data.fashion_mnist()
+    images = data.fashion_mnist(root)
     images = images._replace(x_test=images.x_test[:2000], y_test=images.y_test[:2000])
     print(f"Fashion-MNIST, {100 * LEVEL:.0f} % of 2,000 test images, LeNet, one thread, {SEEDS} seeds")
     print(f"\n{'recipe':12}{'median steps':>14}{'median seconds':>16}")

@@ -15,8 +15,9 @@ from torch import nn
 
 from bnbook import experiments, layers, models, probes, training
 from bnbook.experiments import __main__ as cli
-from bnbook.experiments import ics
+from bnbook.experiments import _vision, ics
 
+SHIPPED = ["ics", "landscape"]
 CHAPTER = Path(__file__).resolve().parents[1] / "book" / "ics_revisited.md"
 TINY_VGG = {"images": "small", "widths": (4, 0, 4, 4), "batch_size": 8, "lr": 0.1, "init": "he"}
 NOISY = TINY_VGG | {"steps": 7, "every": 3, "layers": (0, 2), "seed": 3}
@@ -28,11 +29,8 @@ class Counting:
     """An experiment that remembers what it ran, and stops where it is told to."""
 
     def __init__(self, stop_at=None):
-        self.SCALES = {"small": []}
+        self.SCALES = {"small": [{"lr": [0.1, 0.2], "widths": (1, 2)}]}
         self.ran, self.stop_at = [], stop_at
-
-    def members(self, scale, seeds):
-        return [{"lr": lr, "widths": (1, 2), "seed": seed} for lr in (0.1, 0.2) for seed in seeds]
 
     def run(self, member, device="cpu"):
         if len(self.ran) == self.stop_at:
@@ -42,7 +40,7 @@ class Counting:
         return [{"step": k, "loss": value + k, "gone": float("nan")} for k in range(2)]
 
 
-MEMBERS = Counting().members("small", range(3))
+MEMBERS = experiments.members(Counting(), "small", range(3))
 
 
 # --------------------------------------------------------------------------- names, tables, files
@@ -53,9 +51,9 @@ def test_experiments_are_found_by_their_module_and_offer_what_the_command_line_n
     assert not any(name.startswith("_") for name in experiments.names())
     for name in experiments.names():
         experiment = experiments.load(name)
-        assert {"small", "full"} <= set(experiment.SCALES)
+        assert {"small", "medium", "full"} <= set(experiment.SCALES)
         for scale in experiment.SCALES:
-            members = experiment.members(scale, [5, 7])
+            members = experiments.members(experiment, scale, [5, 7])
             assert {member["seed"] for member in members} == {5, 7}
             texts = [json.dumps(member, sort_keys=True) for member in members]
             assert len(set(texts)) == len(texts)  # a file each
@@ -268,12 +266,64 @@ def test_the_package_runs_as_a_module(monkeypatch, capsys):
     assert "--scale" in capsys.readouterr().out
 
 
+# --------------------------------------------------------------------------- tables in the package
+
+
+def rows_of(table, member):
+    """Rows with these settings; a column of the file may have turned 32 into 32.0, and 1.0 into "1.0"."""
+    for key, value in member.items():
+        texts = {str(value), str(float(value))} if isinstance(value, int | float) else {str(value)}
+        table = table[table[key].astype(str).isin(texts)]
+    return table
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_table_has_every_member_of_its_scale(name):
+    experiment, table = experiments.load(name), experiments.shipped(name)
+    members = experiments.members(experiment, "medium", range(5))
+    for member in members:
+        rows = rows_of(table, member)
+        assert len(rows) >= member["steps"] / member["every"], member
+        table = table.drop(rows.index)
+    assert table.empty
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_table_is_what_the_code_measures(name):
+    experiment, table = experiments.load(name), experiments.shipped(name)
+    for grid in experiment.SCALES["medium"]:
+        member = experiments.points(grid)[-1] | {"seed": 1}
+        rows = experiment.run(member | {"steps": 1})
+        stored = rows_of(table, member)
+        first = [row for row in rows if row["step"] == 0]
+        assert first
+        for row, old in zip(first, stored[stored.step == 0].to_dict("records"), strict=True):
+            # The first numbers do not depend on a training, in which rounding errors grow.
+            assert {key: old[key] for key in row} == pytest.approx(row, rel=2e-3, nan_ok=True)
+
+
+def test_a_table_is_shipped_and_read_with_five_digits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "_shipped_file", lambda name, scale: tmp_path / f"{name}-{scale}.csv.gz")
+    monkeypatch.setattr(ics, "SCALES", {"small": [LINEAR | {"norm": "none", "steps": 3, "every": 1}]})
+    monkeypatch.setattr(ics, "run", lambda member, device: [{"step": 0, "loss": 1.23456789}])
+    cli.main(["ics", "--out", str(tmp_path / "out"), "--seeds", "2", "--ship"])
+    assert f"in the package: {tmp_path / 'ics-small.csv.gz'}" in capsys.readouterr().out
+    table = experiments.shipped("ics", "small")
+    assert list(table.loss) == [1.2346, 1.2346]
+    assert list(table.seed) == [0, 1]
+    bytes_before = (tmp_path / "ics-small.csv.gz").read_bytes()
+    experiments.ship(table, "ics", "small")
+    assert (tmp_path / "ics-small.csv.gz").read_bytes() == bytes_before
+    with pytest.raises(ValueError, match=r"got 'ics', 'full', but the package has no ics-full\.csv"):
+        experiments.shipped("ics", "full")
+
+
 # --------------------------------------------------------------------------- internal covariate shift
 
 
 def test_the_chapter_runs_every_member_of_the_small_scale():
     text = CHAPTER.read_text(encoding="utf-8")
-    assert 'ics.members("small", SEEDS)' in text
+    assert 'experiments.members(ics, "small", SEEDS)' in text
     wanted = [
         {"experiment": "noisy_batch_norm"},
         {"experiment": "definition_2_1", "network": "vgg"},
@@ -282,32 +332,31 @@ def test_the_chapter_runs_every_member_of_the_small_scale():
     for some in wanted:
         call = ", ".join(f"{name}={json.dumps(value)}" for name, value in some.items())
         assert f"collected({call})" in text
-    members = ics.members("small", range(5))
+    members = experiments.members(ics, "small", range(5))
     covered = [m for m in members for some in wanted if all(m.get(k) == v for k, v in some.items())]
     assert len(covered) == len(members) == 5 * (4 + 4 + 2 + 1 + 1)
 
 
 def test_the_full_scale_has_the_settings_of_the_paper():
-    for member in ics.members("full", [0]):
+    for member in experiments.members(ics, "full", [0]):
         if member.get("network") == "deep_linear":
             assert (member["steps"], member["init"]) == (10_000, 1.0)
             assert member["lr"] in (1e-6, 1e-7)
         else:
             assert (member["steps"], member["batch_size"], member["lr"]) == (15_000, 128, 0.1)
             assert member["images"] == "full"
-    assert {m["init"] for m in ics.members("full", [0]) if m["experiment"] == "noisy_batch_norm"} == {
-        "glorot"
-    }
+    noisy = [m for m in experiments.members(ics, "full", [0]) if m["experiment"] == "noisy_batch_norm"]
+    assert {m["init"] for m in noisy} == {"glorot"}
 
 
 def test_members_are_the_grid_times_the_seeds(monkeypatch):
     monkeypatch.setitem(ics.SCALES, "small", [{"norm": ["a", "b"], "lr": [1, 2], "widths": (3, 4)}])
-    members = ics.members("small", [5, 6])
+    members = experiments.members(ics, "small", [5, 6])
     assert len(members) == 8
     assert {(m["norm"], m["lr"], m["seed"]) for m in members} == set(itertools.product("ab", (1, 2), (5, 6)))
     assert all(m["widths"] == (3, 4) for m in members)
-    with pytest.raises(ValueError, match="scale: got 'large', allowed are small, full"):
-        ics.members("large", [0])
+    with pytest.raises(ValueError, match="scale: got 'large', allowed are small, medium, full"):
+        experiments.members(ics, "large", [0])
 
 
 def test_a_member_runs_its_own_experiment(monkeypatch):
@@ -321,9 +370,9 @@ def test_a_member_runs_its_own_experiment(monkeypatch):
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_the_losses_are_those_of_training_with_the_books_own_layers(norm):
     rows = ics.noisy_batch_norm(norm=norm, **NOISY)
-    x, y, x_test, y_test = (value.numpy() for value in ics._images("small", "cpu"))
+    x, y, x_test, y_test = (value.numpy() for value in _vision.images_of("small", "cpu"))
 
-    part = ics.data.Data(x, y, x_test[:500], y_test[:500])
+    part = _vision.data.Data(x, y, x_test[:500], y_test[:500])
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = models.vgg((1, 14, 14), 10, widths=(4, 0, 4, 4), norm=norm, init="he")
@@ -336,7 +385,7 @@ def test_the_losses_are_those_of_training_with_the_books_own_layers(norm):
 
 
 def test_noise_stands_behind_each_norm_or_each_convolution_and_nowhere_else():
-    part = ics._images("small", "cpu")
+    part = _vision.images_of("small", "cpu")
     kinds = {
         norm: [type(layer).__name__ for layer in ics._vgg(part, norm, (4, 0, 4), "he")]
         for norm in ("none", "batch", "noisy", "noise")
@@ -424,9 +473,9 @@ def test_definition_2_1_is_measured_on_the_batch_and_at_the_rate_of_the_step(nor
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = models.vgg((1, 14, 14), 10, widths=(4, 0, 4, 4), norm=norm, init="he")
-    part = ics._images("small", "cpu")
+    part = _vision.images_of("small", "cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for step, (x, y) in enumerate(ics._batches(part, 8, 3, 3)):
+    for step, (x, y) in enumerate(_vision.batches_of(part, 8, 3, 3)):
         if step == 2:
             shift = probes.internal_covariate_shift(model, F.cross_entropy, x, y, 0.1, (0, 2))
             g = probes.landscape(model, F.cross_entropy, x, y, [0.1])
@@ -472,29 +521,29 @@ def test_a_training_that_diverges_ends_with_its_step():
 
 
 def test_the_images_are_averaged_and_standardized_by_the_training_part(monkeypatch):
-    x, y, x_test, _ = ics._images("small", "cpu")
+    x, y, x_test, _ = _vision.images_of("small", "cpu")
     assert x.shape == (10_000, 1, 14, 14)
     assert x_test.shape == (2_000, 1, 14, 14)
     assert x.mean().item() == pytest.approx(0, abs=1e-4)
     assert x.std().item() == pytest.approx(1, rel=1e-4)
     assert x_test.mean().item() != pytest.approx(0, abs=1e-4)
-    part = ics.data.fashion()
+    part = _vision.data.fashion()
     raw = torch.from_numpy(part.x_train[:1])
     block = raw[0, 0, 12:14, 12:14].mean() - raw[0, 0, 2:4, 12:14].mean()
     here = (x[0, 0, 6, 6] - x[0, 0, 1, 6]) * torch.nn.functional.avg_pool2d(
         torch.from_numpy(part.x_train), 2
     ).std()
     assert here.item() == pytest.approx(block.item(), abs=1e-4)
-    monkeypatch.setattr(ics.data, "fashion_mnist", ics.data.fashion)
-    full = ics._images.__wrapped__("full", "cpu")
+    monkeypatch.setattr(_vision.data, "fashion_mnist", _vision.data.fashion)
+    full = _vision.images_of.__wrapped__("full", "cpu")
     assert full[0].shape == (10_000, 1, 28, 28)
     assert torch.equal(full[1], y)
 
 
 def test_batches_are_shuffled_epochs():
-    part = ics._images("small", "cpu")
+    part = _vision.images_of("small", "cpu")
     short = tuple(value[:20] for value in part)
-    batches = list(ics._batches(short, 8, 5, 0))
+    batches = list(_vision.batches_of(short, 8, 5, 0))
     assert [len(x) for x, _ in batches] == [8] * 5
     first = torch.cat([x for x, _ in batches[:2]])
     assert len(torch.unique(first.flatten(1), dim=0)) == 16  # none twice in an epoch
@@ -516,7 +565,7 @@ def test_a_gpu_has_its_random_state_put_back_too(monkeypatch):
     monkeypatch.setattr(ics.torch.random, "fork_rng", Fork)
     monkeypatch.setattr(ics.torch, "manual_seed", lambda seed: None)
     for device in ("cpu", "cuda:1"):
-        with ics._seeded(0, device):
+        with _vision.seeded(0, device):
             pass
     assert asked == [torch.device("cuda:1")]
 

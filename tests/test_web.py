@@ -6,10 +6,11 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import HTML, SETTLED_MS
+from browser import HTML, SETTLED_MS, opener
 from bs4 import BeautifulSoup
+from PIL import Image
 
-from bookbuild.results import chapters
+from bookbuild.results import NOTEBOOKS, chapters
 
 PAGES = [*sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html")), "search.html"]
 CHAPTERS = [f"book/{path.stem}.html" for path in chapters()]
@@ -36,6 +37,40 @@ def test_a_chapter_shows_its_maths_and_its_figures(open_page, name):
         image.scroll_into_view_if_needed()
         assert image.evaluate("image => image.complete && image.naturalWidth > 0")
         assert len(image.get_attribute("alt")) > 40
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_images_are_light_and_keep_their_place(name):
+    images = BeautifulSoup((HTML / name).read_text("utf-8"), "html.parser").select("article figure img")
+    assert images
+    for image in images:
+        assert image["src"].endswith(".webp")
+        assert image["loading"] == "lazy"
+        with Image.open(HTML / "book" / image["src"]) as picture:
+            assert (int(image["width"]), int(image["height"])) == picture.size
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_offers_its_notebook_and_describes_itself(name):
+    page = BeautifulSoup((HTML / name).read_text("utf-8"), "html.parser")
+    link = page.select_one('.article-header-buttons a[href$=".ipynb"]')
+    notebook = (HTML / "book" / link["href"]).resolve()
+    assert notebook.read_bytes() == (NOTEBOOKS / notebook.name).read_bytes()
+    assert notebook.stem == Path(name).stem
+    about = page.select_one('meta[name="description"]')["content"]
+    assert about == page.select_one('meta[property="og:description"]')["content"]
+    assert about.endswith("?")
+
+
+def test_formulas_are_set_when_they_come_near_the_window(chromium):
+    with opener(chromium, all_maths=False) as open_page:
+        page = open_page("book/backward.html")
+        page.evaluate("MathJax.startup.promise")
+        formulas = page.locator(".math")
+        last = formulas.nth(formulas.count() - 1)
+        assert last.locator("svg").count() == 0
+        last.scroll_into_view_if_needed()
+        last.locator("svg").first.wait_for(timeout=SETTLED_MS)
 
 
 @pytest.mark.parametrize("name", PAGES)

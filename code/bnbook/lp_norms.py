@@ -51,15 +51,14 @@ class LpBatchNorm(BatchNorm):
     """Batch norm with s_p in place of the standard deviation: gamma (x - mean) / sqrt(s_p^2 + eps) + beta.
 
     s_p is :func:`lp_scale` of the batch ([santurkar2018]_, section 3.3). Here it is that of the *centred*
-    values; the paper takes it "before shifting the mean". So p = 2 is :class:`BatchNorm` itself, and for
-    every p the output ignores a shift and a stretch of the inputs. There is no factor that would give
-    Gaussian inputs the same width for each p: the output of p = infinity lies in -1 to 1.
+    values; the paper takes it "before shifting the mean". So p = 2 is :class:`bnbook.layers.BatchNorm`
+    itself, and for every p the output ignores a shift and a stretch of the inputs. There is no factor that
+    would give Gaussian inputs the same width for each p: the output of p = infinity lies in -1 to 1.
 
-    The running statistics are those of :class:`BatchNorm` in name and update, with s_p^2 in the place of
-    the biased variance: ``running_var`` takes in s_p^2 m / (m - 1), as deviations from the batch's own mean
-    are too small by that factor, whatever p. The largest deviation grows with the batch; for p = infinity
-    evaluation therefore fits the batch size of training. Works under ``torch.func.vmap``, as
-    :class:`BatchNorm`.
+    The running statistics are those of batch norm in name and update, with s_p^2 in the place of the biased
+    variance: ``running_var`` takes in s_p^2 m / (m - 1), as deviations from the batch's own mean are too
+    small by that factor, whatever p. The largest deviation grows with the batch; for p = infinity evaluation
+    therefore fits the batch size of training. Works under ``torch.func.vmap``, as batch norm.
 
     Parameters
     ----------
@@ -67,12 +66,12 @@ class LpBatchNorm(BatchNorm):
         Number of channels C.
     p : {1, 2, math.inf}
     eps, momentum, affine, track_running_stats
-        As in :class:`BatchNorm`; eps is added to s_p^2.
+        As in :class:`bnbook.layers.BatchNorm`; eps is added to s_p^2.
 
     Raises
     ------
     ValueError
-        For another p, and as :class:`BatchNorm`.
+        For another p, and as :class:`bnbook.layers.BatchNorm`.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ __all__ = ["ACTIVATIONS", "NORMS", "Residual", "deep_linear", "lenet", "make_nor
 Norm = str | tuple[str, float]
 Init = str | float | tuple[str, float]
 
+#: Activations by name.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "sigmoid": nn.Sigmoid,
@@ -28,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
 }
 
-# What makes each norm from the number of channels and one more number, where it needs one.
+#: What makes each norm from the number of channels and one more number, where it needs one.
 NORMS: dict[str, Callable[[int, Any], nn.Module]] = {
     "none": lambda channels, _: nn.Identity(),
     "batch": lambda channels, _: layers.BatchNorm(channels),

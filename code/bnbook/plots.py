@@ -37,6 +37,7 @@ METHODS = {
     "rms": Method("#56B4E9", (0, (5, 1, 1, 1, 1, 1)), "RMS"),
     "noisy": Method("#D55E00", (0, (3, 1, 1, 1)), "noisy"),
 }
+"""How each method is drawn, by the name that models use."""
 
 _STYLE: dict[Any, Any] = {
     "figure.figsize": (5.0, 3.0),
@@ -71,7 +72,7 @@ def figure(rows: int = 1, columns: int = 1, height: float = 3.0, **kwargs: Any) 
     height : float
         Inches.
     **kwargs
-        For :func:`matplotlib.pyplot.subplots`.
+        For ``matplotlib.pyplot.subplots``.
 
     Returns
     -------

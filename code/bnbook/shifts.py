@@ -213,7 +213,7 @@ SHIFTS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
     "turned 40": lambda x, rng: rotate(x, 40),
     "inverted": lambda x, rng: invert(x),
 }
-"""The shifts that the chapters compare, by name: functions of the images and a generator.
+"""The shifts that the chapters compare, by name. Each is a function of the images and a generator.
 
 Noise alone draws from the generator. The strengths are chosen for 28x28 images with pixels in [0, 1]
 ("moved" in pixels to the right; "turned" in degrees): apply a shift before the images are made smaller.

@@ -232,11 +232,11 @@ class Runs:
     axes : dict of str to list
         Name and values of each axis of the grid; the last one is ``seed``.
     loss : ndarray of shape (*axes, steps)
-        As :attr:`History.loss`.
+        As ``History.loss``.
     steps : ndarray of int, shape (evaluations,)
-        As :attr:`History.steps`.
+        As ``History.steps``.
     series : dict of str to ndarray of shape (*axes, evaluations)
-        As :attr:`History.series`.
+        As ``History.series``.
     diverged : ndarray of float, shape (*axes,)
         The step of the first loss that is not finite; NaN where there is none.
     """
@@ -281,7 +281,7 @@ class Runs:
         ----------
         level : float
         name : str
-            A key of :attr:`series`.
+            A key of ``series``.
 
         Returns
         -------

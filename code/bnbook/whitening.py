@@ -19,12 +19,12 @@ Conventions: rows are examples. Covariances divide by M, like batch norm's varia
 ``StandardScaler``; scikit-learn's ``PCA(whiten=True)`` divides by M - 1, which ``ddof=1`` gives. Maps are
 computed and kept in float64.
 
-Sources: [lecun1991]_ and [lecun1998]_ for the condition number, [bell1997]_ and [kessy2018]_ for ZCA,
+Sources: [lecun1991]_ and [lecun1998backprop]_ for the condition number, [bell1997]_ and [kessy2018]_ for ZCA,
 [ioffe2015]_ section 2 for the bias that grows outside the gradient.
 
 .. [lecun1991] Y. Le Cun, I. Kanter, S. A. Solla. Eigenvalues of Covariance Matrices: Application to
    Neural-Network Learning. Physical Review Letters 66, 1991.
-.. [lecun1998] Y. LeCun, L. Bottou, G. B. Orr, K.-R. Müller. Efficient BackProp. 1998.
+.. [lecun1998backprop] Y. LeCun, L. Bottou, G. B. Orr, K.-R. Müller. Efficient BackProp. 1998.
 .. [bell1997] A. J. Bell, T. J. Sejnowski. The "Independent Components" of Natural Scenes are Edge Filters.
    Vision Research 37, 1997.
 .. [kessy2018] A. Kessy, A. Lewin, K. Strimmer. Optimal Whitening and Decorrelation. The American
@@ -205,7 +205,7 @@ def fit_min_max(x: Array) -> AffineMap:
 
 
 def fit_standardizing(x: Array) -> AffineMap:
-    """Give each column the mean 0 and the (biased) variance 1 ([lecun1998]_, section 4.3).
+    """Give each column the mean 0 and the (biased) variance 1 ([lecun1998backprop]_, section 4.3).
 
     Parameters
     ----------

@@ -35,11 +35,18 @@ class Result(NamedTuple):
     seconds: float
 
 
-def chapters() -> list[Path]:
-    """The pages of ``_toc.yml`` that have code cells, in the order of the book."""
+def parts() -> dict[str, list[Path]]:
+    """The pages of ``_toc.yml`` by the captions of their parts, in the order of the book."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    pages = [ROOT / f"{name}.md" for name in files]
+    return {
+        part.get("caption", ""): [ROOT / f"{chapter['file']}.md" for chapter in part["chapters"]]
+        for part in toc["parts"]
+    }
+
+
+def chapters() -> list[Path]:
+    """The pages that have code cells, in the order of the book."""
+    pages = [page for part in parts().values() for page in part]
     return [page for page in pages if "```{code-cell}" in page.read_text("utf-8")]
 
 

@@ -4,11 +4,13 @@
   is read again even if its text did not.
 * ``{runtime}`` tells how long a chapter runs; ``{claims-table}`` and ``{chapter-map}`` collect all chapters.
 * ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`).
+* The sources that docstrings cite are those of ``references.bib``.
 * MathJax is copied into the book, so that no page asks another host.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -25,6 +27,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from bnbook.claims import VERDICTS, Claim, read_claims
 from bnbook.show import spread
 from bookbuild import sliders
+from bookbuild.pages import question
 from bookbuild.results import (
     BOOK,
     EXECUTED,
@@ -34,6 +37,7 @@ from bookbuild.results import (
     fingerprint,
     open_cache,
     package_key,
+    parts,
 )
 
 COLLECTED_ON = ("book/claims", "book/index")  # pages that depend on every chapter's outputs
@@ -127,20 +131,31 @@ class ClaimsTable(ParsedDirective):
 
 
 class ChapterMap(ParsedDirective):
-    """The chapters with the question each answers and the time it runs."""
+    """The chapters, by parts, with the question each answers, what it builds on, and the time it runs."""
 
     def text(self) -> str:
-        """One row a chapter; the question is the line that begins with "**The question.**"."""
-        lines = [_row(["Chapter", "The question it answers", "Claims", "Runs in"]), "| --- " * 4 + "|"]
-        for chapter, result in results().items():
-            text = "\n".join(cell.source for cell in result.notebook.cells if cell.cell_type == "markdown")
-            _, mark, rest = text.partition("**The question.**")
-            if not mark:
-                raise ExtensionError(f"{chapter.name}: no paragraph begins with **The question.**")
-            question = rest.partition("\n\n")[0].replace("\n", " ").strip()
-            count = sum(1 for _ in checked_claims(result))
-            lines.append(_row([f"{{doc}}`/book/{chapter.stem}`", question, count, f"{result.seconds:.0f} s"]))
+        """One table a part. A chapter builds on those that its paragraph "You need ..." names."""
+        executed = results()
+        lines: list[str] = []
+        for caption, pages in parts().items():
+            rows = [self.row(page, executed[page]) for page in pages if page in executed]
+            if rows:
+                head = _row(["Chapter", "The question it answers", "Builds on", "Claims", "Runs in"])
+                lines += [f":::{{rubric}} {caption}\n:::\n", head, "| --- " * 5 + "|", *rows, ""]
         return "\n".join(lines)
+
+    @staticmethod
+    def row(page: Path, result: Result) -> str:
+        """One chapter."""
+        text = "\n\n".join(cell.source for cell in result.notebook.cells if cell.cell_type == "markdown")
+        asked = question(text)
+        if not asked:
+            raise ExtensionError(f"{page.name}: no paragraph begins with **The question.**")
+        need = re.search(r"^You need .+?(?=\n\n|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+        before = dict.fromkeys(re.findall(r"{doc}`(\w+)`", need[0])) if need else {}
+        builds_on = ", ".join(f"{{doc}}`/book/{name}`" for name in before) or "–"
+        claims = sum(1 for _ in checked_claims(result))
+        return _row([f"{{doc}}`/book/{page.stem}`", asked, builds_on, claims, f"{result.seconds:.0f} s"])
 
 
 def use_executed_chapters(app: Sphinx, config: Any) -> None:
@@ -160,15 +175,42 @@ def reread_changed_outputs(
     return [page for page in [*outdated, *COLLECTED_ON] if page in env.found_docs]
 
 
+def tidy_docstring(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
+    """Cite the book's sources, and print the types of attributes, which are prose, as they are.
+
+    ``[ioffe2015]_`` becomes a citation of the book, and the docstring's own entry is left out.
+    """
+    text = re.sub(r"^\.\. \[\w+\] .*(\n +.*)*", "", "\n".join(lines), flags=re.MULTILINE)
+    text = re.sub(r"\[(\w+)\]_", r":cite:t:`\1`", text)
+    types = dict(re.findall(r"^:vartype (.+?): (.*)$", text, flags=re.MULTILINE))
+    text = re.sub(r"^:vartype .*\n?", "", text, flags=re.MULTILINE)
+    text = re.sub(  # Sphinx takes the first of several words for a type
+        r"^:ivar (.+?):",
+        lambda m: f":ivar {m[1].replace(', ', ',')}: *{types[m[1]]}* –",
+        text,
+        flags=re.MULTILINE,
+    )
+    # A | or a single * is a sign of mathematics here, but in literals.
+    parts = re.split(r"(``.*?``)", text)
+    parts[::2] = [re.sub(r"\||(?<!\*)\*(?=\w+[,)\]])", r"\\\g<0>", part) for part in parts[::2]]
+    lines[:] = "".join(parts).splitlines()
+
+
+def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out "Alias for field number 0", which Python writes for each field of a named tuple."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
-    """Copy the one MathJax file that the pages load (the package's whole folder has 24 MB)."""
+    """Copy the two MathJax files that the pages load (the package's whole folder has 24 MB)."""
     # The package's name has hyphens, so it cannot be imported by name.
     package = find_spec("sphinx-mathjax-offline")
     if exception is None and app.builder.format == "html" and package and package.origin:
-        source = Path(package.origin).parent / "static" / "mathjax" / "tex-svg.js"
-        target = Path(app.outdir) / "_static" / "mathjax" / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        folder = Path(package.origin).parent / "static" / "mathjax"
+        for name in ("tex-svg.js", "ui/lazy.js"):
+            target = Path(app.outdir) / "_static" / "mathjax" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, target)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -179,5 +221,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     sliders.setup(app)
     app.connect("config-inited", use_executed_chapters)
     app.connect("env-get-outdated", reread_changed_outputs)
+    app.connect("autodoc-skip-member", skip_field_numbers)
+    app.connect("autodoc-process-docstring", tidy_docstring, priority=600)  # after napoleon
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -2,13 +2,13 @@
 
 An experiment is a module of this package with
 
-- ``SCALES``: explicit settings by the name of the scale: ``"small"`` is what the chapters use, ``"full"`` is
-  for those with time or a GPU;
-- ``members(scale, seeds)``: the runs of that scale, each a dict of settings that JSON can hold, with
-  ``seed`` among them;
-- ``run(member, device)``: what one member measured, as rows (dicts) of a table.
+- ``SCALES``: explicit settings by the name of the scale, as grids in which a list is an axis: ``"small"`` is
+  what the chapters run, ``"medium"`` takes up to an hour on one core, ``"full"`` needs a GPU or days;
+- ``run(member, device)``: what one member, one point of a grid with one seed, measured, as rows (dicts) of a
+  table.
 
-:func:`collect` runs members and returns one table, each row with the settings that made it.
+:func:`members` lists the members of a scale, :func:`collect` runs them and returns one table, each row with
+the settings that made it.
 ``python -m bnbook.experiments NAME --scale small`` does the same into a folder, and goes on where it stopped.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import pkgutil
@@ -27,7 +28,7 @@ from typing import Any, Protocol, cast
 import pandas as pd
 from tqdm import tqdm
 
-__all__ = ["Experiment", "collect", "load", "missing", "names"]
+__all__ = ["Experiment", "collect", "load", "members", "missing", "names", "points", "ship", "shipped"]
 
 Member = dict[str, Any]
 Row = dict[str, Any]
@@ -36,10 +37,7 @@ Row = dict[str, Any]
 class Experiment(Protocol):
     """What a module of this package offers."""
 
-    SCALES: dict[str, Any]
-
-    def members(self, scale: str, seeds: Sequence[int]) -> list[Member]:
-        """Every run of a scale."""
+    SCALES: dict[str, list[dict[str, Any]]]
 
     def run(self, member: Member, device: str = "cpu") -> list[Row]:
         """Run one member."""
@@ -72,6 +70,50 @@ def load(name: str) -> Experiment:
     return cast(Experiment, importlib.import_module(f"{__name__}.{name}"))
 
 
+def points(grid: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every point of a grid: its settings, with one value of each list.
+
+    Parameters
+    ----------
+    grid : dict
+        Settings by name; a list is an axis, everything else (a tuple too) is one setting.
+
+    Returns
+    -------
+    list of dict
+        The last axis runs fastest.
+    """
+    axes = {name: value for name, value in grid.items() if isinstance(value, list)}
+    return [{**grid, **dict(zip(axes, values, strict=True))} for values in itertools.product(*axes.values())]
+
+
+def members(experiment: Experiment, scale: str, seeds: Sequence[int]) -> list[Member]:
+    """Every run of a scale: each point of its grids, with each seed.
+
+    Parameters
+    ----------
+    experiment : module
+        From :func:`load`.
+    scale : str
+        A key of its ``SCALES``.
+    seeds : sequence of int
+
+    Returns
+    -------
+    list of dict
+        Settings of one run each, which JSON can hold, with ``seed`` among them.
+
+    Raises
+    ------
+    ValueError
+        For an unknown scale.
+    """
+    if scale not in experiment.SCALES:
+        raise ValueError(f"scale: got {scale!r}, allowed are {', '.join(experiment.SCALES)}")
+    found = [point for grid in experiment.SCALES[scale] for point in points(grid)]
+    return [{**point, "seed": seed} for point, seed in itertools.product(found, seeds)]
+
+
 def collect(
     experiment: Experiment,
     members: Sequence[Member],
@@ -89,7 +131,7 @@ def collect(
     experiment : module
         From :func:`load`.
     members : sequence of dict
-        From its ``members``, or a part of them.
+        From :func:`members`, or a part of them.
     device : str
         As ``torch.device`` reads it.
     out : path, optional
@@ -139,6 +181,60 @@ def missing(members: Sequence[Member], out: str | os.PathLike[str]) -> list[Memb
     list of dict
     """
     return [member for member in members if not _file(Path(out), member).exists()]
+
+
+# --------------------------------------------------------------------------- tables in the package
+
+
+def ship(table: pd.DataFrame, name: str, scale: str) -> Path:
+    """Put a table into the package, so that a chapter can read what takes too long to run.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`collect`; numbers are kept to five significant digits.
+    name, scale : str
+        Of the experiment.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    path = _shipped_file(name, scale)
+    # Without the time in the head of the file, the same table gives the same bytes.
+    table.to_csv(path, index=False, float_format="%.5g", compression={"method": "gzip", "mtime": 0})
+    return path
+
+
+def shipped(name: str, scale: str = "medium") -> pd.DataFrame:
+    """Read a table that comes with the package.
+
+    It was written by ``python -m bnbook.experiments NAME --scale SCALE --ship``.
+
+    Parameters
+    ----------
+    name, scale : str
+        Of the experiment.
+
+    Returns
+    -------
+    DataFrame
+        As from :func:`collect`, to five significant digits.
+
+    Raises
+    ------
+    ValueError
+        If no such table comes with the package.
+    """
+    path = _shipped_file(name, scale)
+    if not path.exists():
+        raise ValueError(f"name, scale: got {name!r}, {scale!r}, but the package has no {path.name}")
+    return pd.read_csv(path)
+
+
+def _shipped_file(name: str, scale: str) -> Path:
+    return Path(__file__).parents[1] / "assets" / f"{name}-{scale}.csv.gz"
 
 
 # --------------------------------------------------------------------------- a member's file

@@ -33,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m bnbook.experiments", description=__doc__)
     parser.add_argument("name", choices=experiments.names(), help="the experiment")
-    parser.add_argument("--scale", default="small", help="small (as in the chapters) or full")
+    parser.add_argument("--scale", default="small", help="small (as in the chapters), medium or full")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, help="folder of the results [_build/experiments/NAME-SCALE]")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 [5]")
+    parser.add_argument("--ship", action="store_true", help="also put the table into the package")
     options = parser.parse_args(arguments)
 
     experiment = experiments.load(options.name)
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = f"cuda:{local}" if options.device == "cuda" else "cpu"
 
     out = options.out or Path("_build/experiments") / f"{options.name}-{options.scale}"
-    members = experiment.members(options.scale, range(options.seeds))
+    members = experiments.members(experiment, options.scale, range(options.seeds))
     share = {"rank": rank, "world_size": world_size}
     try:
         experiments.collect(experiment, members, device=device, out=out, progress=True, **share)
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table.to_csv(part, index=False)
     part.replace(out / "table.csv")
     print(f"{len(members)} members, {len(table)} rows: {out / 'table.csv'}")
+    if options.ship:
+        print(f"in the package: {experiments.ship(table, options.name, options.scale)}")
 
 
 def _from_torchrun(parser: argparse.ArgumentParser, name: str, default: int) -> int:

@@ -3,7 +3,8 @@
 :func:`noisy_batch_norm` trains a network with and without batch norm, and with noise that moves what its
 layers read; :func:`definition_2_1` measures how much a layer's gradient changes when the layers below it
 take their step. The scale ``"full"`` has the settings of the paper, on the full Fashion-MNIST in place of
-CIFAR-10; ``"small"`` has a smaller network, smaller images and fewer steps.
+CIFAR-10; ``"small"`` has a smaller network, smaller images and fewer steps; ``"medium"`` is small with up to
+a hundred times its steps.
 
 .. [santurkar2018] S. Santurkar, D. Tsipras, A. Ilyas, A. Madry. How Does Batch Normalization Help
    Optimization? arXiv:1805.11604.
@@ -12,21 +13,18 @@ CIFAR-10; ``"small"`` has a smaller network, smaller images and fewer steps.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnbook import data, models, probes
+from bnbook import models, probes
+from bnbook.experiments._vision import Part, batches_of, images_of, seeded
 from bnbook.layers import BatchNorm, Noise
-from bnbook.sgd import mini_batches
 
-__all__ = ["SCALES", "definition_2_1", "members", "noisy_batch_norm", "run"]
+__all__ = ["SCALES", "definition_2_1", "noisy_batch_norm", "run"]
 
 # A list is an axis of the grid; a tuple is one setting.
 _NOISY: dict[str, Any] = {
@@ -53,46 +51,21 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         # The plain network takes its time to the edge of stability.
         _DEFINITION | _LINEAR | {"lr": 1e-6, "norm": "none", "steps": 121, "every": 20},
     ],
+    "medium": [
+        _NOISY | _VGG_SMALL | {"steps": 2000, "every": 50, "layers": (2, 4, 7)},
+        _DEFINITION | _VGG | _VGG_SMALL | {"steps": 2001, "every": 50, "layers": (4, 7)},
+        _DEFINITION | _LINEAR | {"lr": [1e-7, 1e-6], "steps": 5001, "every": 100},
+    ],
     "full": [
         _NOISY | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (4, 9, 12)},
         _DEFINITION | _VGG | _VGG_FULL | {"steps": 15_000, "every": 100, "layers": (6, 12)},
         _DEFINITION | _LINEAR | {"lr": [1e-7, 1e-6], "steps": 10_000, "every": 100},
     ],
 }
-"""Settings by scale: a list of grids, in which a list is an axis."""
+"""Grids by the name of the scale."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Part = tuple[Tensor, Tensor, Tensor, Tensor]  # images and labels, for training and for the test
 Row = dict[str, Any]
-
-
-def members(scale: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Every run of a scale: each point of its grids, with each seed.
-
-    Parameters
-    ----------
-    scale : str
-        A key of :data:`SCALES`.
-    seeds : sequence of int
-
-    Returns
-    -------
-    list of dict
-        Settings of one run each, for :func:`run`.
-
-    Raises
-    ------
-    ValueError
-        For an unknown scale.
-    """
-    if scale not in SCALES:
-        raise ValueError(f"scale: got {scale!r}, allowed are {', '.join(SCALES)}")
-    found = []
-    for grid in SCALES[scale]:
-        axes = {name: value for name, value in grid.items() if isinstance(value, list)}
-        for *values, seed in itertools.product(*axes.values(), seeds):
-            found.append({**grid, **dict(zip(axes, values, strict=True)), "seed": seed})
-    return found
 
 
 def run(member: dict[str, Any], device: str = "cpu") -> list[Row]:
@@ -101,7 +74,7 @@ def run(member: dict[str, Any], device: str = "cpu") -> list[Row]:
     Parameters
     ----------
     member : dict
-        From :func:`members`.
+        From :func:`bnbook.experiments.members`.
     device : str
         As ``torch.device`` reads it.
 
@@ -172,14 +145,14 @@ def noisy_batch_norm(
     if norm not in ("none", "batch", "noisy", "noise"):
         raise ValueError(f"norm: got {norm!r}, allowed are none, batch, noisy, noise")
     rows: list[Row] = []
-    with _seeded(seed, device):
-        part = _images(images, device)
+    with seeded(seed, device):
+        part = images_of(images, device)
         model = _vgg(part, norm, widths, init).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
         fixed = part[0][:batch_size]
         before: list[Tensor] = []
         losses: list[Tensor] = []
-        for step, (x, y) in enumerate(_batches(part, batch_size, steps, seed)):
+        for step, (x, y) in enumerate(batches_of(part, batch_size, steps, seed)):
             if step % every == 0:
                 before = _moved(model, fixed, layers, step, before, rows)
             loss = F.cross_entropy(model(x), y)
@@ -256,12 +229,12 @@ def definition_2_1(
     if network not in ("vgg", "deep_linear"):
         raise ValueError(f"network: got {network!r}, allowed are vgg, deep_linear")
     rows: list[Row] = []
-    with _seeded(seed, device):
+    with seeded(seed, device):
         if network == "vgg":
-            part = _images(images, device)
+            part = images_of(images, device)
             model = _vgg(part, norm, widths, init).to(device)
             loss: Loss = F.cross_entropy
-            batches = _batches(part, batch_size, steps, seed)
+            batches = batches_of(part, batch_size, steps, seed)
         else:
             model = _deep_linear(norm, init).to(device)
             loss = squared_error
@@ -293,41 +266,6 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 # --------------------------------------------------------------------------- small shared parts
-
-
-@contextmanager
-def _seeded(seed: int, device: str) -> Iterator[None]:
-    """A seed for all that PyTorch draws inside; the global random state is put back."""
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-@cache
-def _images(name: str, device: str) -> Part:
-    """Images (n, 1, H, W) with mean 0 and standard deviation 1 over all pixels, and labels."""
-    if name not in ("small", "full"):
-        raise ValueError(f"images: got {name!r}, allowed are small, full")
-    part = data.fashion() if name == "small" else data.fashion_mnist()
-    train, test = torch.from_numpy(part.x_train), torch.from_numpy(part.x_test)
-    if name == "small":
-        train, test = F.avg_pool2d(train, 2), F.avg_pool2d(test, 2)
-    std, mean = torch.std_mean(train)
-    y_train, y_test = torch.from_numpy(part.y_train), torch.from_numpy(part.y_test)
-    tensors = (train - mean) / std, y_train, (test - mean) / std, y_test
-    x, y, x_test, y_test = (value.to(device) for value in tensors)
-    return x, y, x_test, y_test
-
-
-def _batches(part: Part, batch_size: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The mini-batch of each step: shuffled epochs without their short last batch."""
-    x, y, *_ = part
-    rng = np.random.default_rng(seed)
-    epochs = (mini_batches(len(x), batch_size, rng, drop_last=True) for _ in itertools.count())
-    for batch in itertools.islice(itertools.chain.from_iterable(epochs), steps):
-        index = torch.from_numpy(batch).to(x.device)
-        yield x[index], y[index]
 
 
 def _vgg(part: Part, norm: str, widths: Sequence[int], init: str | float) -> nn.Sequential:

@@ -2,7 +2,7 @@
 
 The scale ``"small"`` has the fully connected networks of the chapter on digits, in the settings between
 which the answer changes; ``"full"`` has the VGG of the paper, on the full Fashion-MNIST in place of CIFAR-10,
-with batch norm's relatives on the l1 and l-infinity norm beside it.
+with batch norm's relatives on the l1 and l-infinity norm beside it; ``"medium"`` has a small VGG instead.
 
 .. [santurkar2018] S. Santurkar, D. Tsipras, A. Ilyas, A. Madry. How Does Batch Normalization Help
    Optimization? arXiv:1805.11604.
@@ -10,7 +10,6 @@ with batch norm's relatives on the l1 and l-infinity norm beside it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -22,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnbook import data, models, probes, training
-from bnbook.experiments import ics
+from bnbook.experiments import points
+from bnbook.experiments._vision import batches_of, images_of, seeded
 
-__all__ = ["MULTIPLES", "NORMS", "SCALES", "along_gradient", "measure", "members", "run", "table"]
+__all__ = ["MULTIPLES", "NORMS", "SCALES", "along_gradient", "measure", "run", "table"]
 
 MULTIPLES = (0.5, 1.0, 2.0, 4.0)
-"""Lengths of the probing steps, as multiples of the learning rate: the paper's range for its VGG."""
+"""Lengths of the probing steps, as multiples of the learning rate (the paper's range for its VGG)."""
 
 NORMS: dict[str, models.Norm] = {
     "none": "none",
@@ -46,6 +46,18 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         _MLP | {"activation": "relu", "depth": 12, "lr": 0.01, "steps": 50, "every": 25},
         _MLP | {"activation": "tanh", "depth": 6, "lr": 0.01, "steps": 25, "every": 25},
     ],
+    "medium": [
+        {
+            "network": "vgg",
+            "norm": ["none", "batch", "l1", "linf"],
+            "batch_size": 32,
+            "lr": [0.01, 0.1],
+            "steps": 2001,
+            "every": 50,
+            "images": "small",
+            "widths": (8, 8, 0, 16, 16, 0, 32, 32, 32, 32),
+        }
+    ],
     "full": [
         {
             "network": "vgg",
@@ -59,34 +71,9 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         }
     ],
 }
-"""Settings by scale: a list of grids, in which a list is an axis."""
+"""Grids by the name of the scale."""
 
 Row = dict[str, Any]
-
-
-def members(scale: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Every run of a scale: each point of its grids, with each seed.
-
-    Parameters
-    ----------
-    scale : str
-        A key of :data:`SCALES`.
-    seeds : sequence of int
-
-    Returns
-    -------
-    list of dict
-        Settings of one run each, for :func:`run`.
-
-    Raises
-    ------
-    ValueError
-        For an unknown scale.
-    """
-    if scale not in SCALES:
-        raise ValueError(f"scale: got {scale!r}, allowed are {', '.join(SCALES)}")
-    points = [point for grid in SCALES[scale] for point in _points(grid)]
-    return [point | {"seed": seed} for point, seed in itertools.product(points, seeds)]
 
 
 def run(member: dict[str, Any], device: str = "cpu") -> list[Row]:
@@ -95,7 +82,7 @@ def run(member: dict[str, Any], device: str = "cpu") -> list[Row]:
     Parameters
     ----------
     member : dict
-        From :func:`members`.
+        From :func:`bnbook.experiments.members`.
     device : str
         As ``torch.device`` reads it.
 
@@ -124,7 +111,7 @@ def table(grid: dict[str, Any], seeds: Sequence[int], device: str = "cpu") -> pd
     DataFrame
         The settings of a row first, then what :func:`measure` found.
     """
-    rows = [point | row for point in _points(grid) for row in measure(**point, seeds=seeds, device=device)]
+    rows = [point | row for point in points(grid) for row in measure(**point, seeds=seeds, device=device)]
     return pd.DataFrame(rows)
 
 
@@ -288,13 +275,13 @@ def _vgg(
 ) -> list[Row]:
     """Train one VGG, and look before every so many steps."""
     rows: list[Row] = []
-    with ics._seeded(seed, device):
-        part = ics._images(images, device)
+    with seeded(seed, device):
+        part = images_of(images, device)
         classes = int(part[1].max()) + 1
         model = models.vgg(part[0].shape[1:], classes, widths=widths, norm=norm).to(device)
         training._let_statistics_diverge(model)  # a loss that is not finite ends the run below
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-        for step, (x, y) in enumerate(ics._batches(part, batch_size, steps, seed)):
+        for step, (x, y) in enumerate(batches_of(part, batch_size, steps, seed)):
             if step % every == 0:
                 rows.append({"step": step, **along_gradient(model, F.cross_entropy, x, y, lr)})
             value = F.cross_entropy(model(x), y)
@@ -304,9 +291,3 @@ def _vgg(
             torch.autograd.backward(value)
             optimizer.step()
     return rows
-
-
-def _points(grid: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each point of a grid: its settings, with one value of each list."""
-    axes = {name: value for name, value in grid.items() if isinstance(value, list)}
-    return [{**grid, **dict(zip(axes, values, strict=True))} for values in itertools.product(*axes.values())]

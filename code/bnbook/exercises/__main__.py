@@ -1,0 +1,7 @@
+"""``python -m bnbook.exercises FOLDER``, see :mod:`bnbook.exercises.grading`."""
+
+import sys
+
+from bnbook.exercises.grading import main
+
+sys.exit(main())

@@ -1,0 +1,134 @@
+"""What the pages of the book carry besides their text: light images, the notebook, words for search engines.
+
+* Images become WebP files, with their size in the page, and are loaded when they come near the window.
+* A chapter offers its notebook: as a download, and in Colab and on Binder if ``_config.yml`` names the public
+  address of the repository.
+* A page describes itself: a chapter by the question that it answers. If ``html_baseurl`` is set there is a
+  picture to share it with, and a sitemap.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+from sphinx.application import Sphinx
+
+from bookbuild.results import BOOK, NOTEBOOKS, chapters
+
+FRONT = "A course textbook on batch normalization in which every claim about an experiment is measured."
+PICTURE = "_static/share.png"
+
+
+def lighten_images(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Let the page's images be WebP files with their size, so that nothing jumps when they arrive."""
+    sources = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
+
+    def light(tag: re.Match[str]) -> str:
+        path = sources.get(tag["name"] + ".png")
+        if path is None:
+            return tag[0]
+        with Image.open(path) as image:
+            width, height = image.size
+        size = "" if " width=" in tag[0] else f' width="{width}" height="{height}"'
+        return f'{tag["head"]}{tag["name"]}.webp"{tag["tail"]}{size} loading="lazy" decoding="async" />'
+
+    image_tag = r'(?P<head><img [^>]*?src="[^">]*?_images/)(?P<name>[^"/>]+)\.png"(?P<tail>[^>]*?)\s*/?>'
+    context["body"] = re.sub(image_tag, light, context.get("body", ""))
+
+
+def write_webp(app: Sphinx, exception: Exception | None) -> None:
+    """Write the lossless WebP files that the pages ask for, in place of the PNG files."""
+    if exception is not None or app.builder.format != "html":
+        return
+    for png in (Path(app.outdir) / "_images").glob("*.png"):
+        webp = png.with_suffix(".webp")
+        if not webp.exists():  # the name is a hash of the content
+            with Image.open(png) as image:
+                opaque = "A" not in image.getbands() or image.getchannel("A").getextrema()[0] == 255
+                (image.convert("RGB") if opaque else image).save(webp, "WEBP", lossless=True, method=2)
+        png.unlink()
+
+
+def offer_notebook(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Offer the chapter's notebook in the page's header."""
+    name = pagename.removeprefix("book/")
+    if BOOK / f"{name}.md" not in chapters():
+        return
+    file = f"notebooks/{name}.ipynb"
+    buttons = [_link("Download the notebook", context["pathto"](file, 1), "fas fa-download")]
+    address = app.config.html_theme_options.get("repository_url", "")
+    branch = app.config.html_theme_options.get("repository_branch") or "main"
+    if address:
+        repository = urlsplit(address).path.strip("/")
+        colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{file}"
+        binder = f"https://mybinder.org/v2/gh/{repository}/{branch}?labpath={file}"
+        buttons += [
+            _link("Open in Colab", colab, "fas fa-play"),
+            _link("Open on Binder", binder, "fas fa-play"),
+        ]
+    group = {"type": "group", "tooltip": "Run this chapter", "icon": "fas fa-rocket", "label": "run-buttons"}
+    context["header_buttons"].insert(0, group | {"buttons": buttons})
+
+
+def _link(text: str, url: str, icon: str) -> dict[str, str]:
+    return {"type": "link", "text": text, "url": url, "icon": icon}
+
+
+def copy_notebooks(app: Sphinx, exception: Exception | None) -> None:
+    """Put the executed notebooks beside the pages."""
+    if exception is None and app.builder.format == "html":
+        target = Path(app.outdir) / "notebooks"
+        target.mkdir(exist_ok=True)
+        for chapter in chapters():
+            if (notebook := NOTEBOOKS / f"{chapter.stem}.ipynb").exists():
+                shutil.copyfile(notebook, target / notebook.name)
+
+
+def question(text: str) -> str:
+    """The question that a chapter answers: its paragraph that begins with "**The question.**", or ''."""
+    found = re.search(r"^\*\*The question\.\*\* (.+?)(?:\n\n|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
+
+
+def describe(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Add what search engines and messengers show of a page."""
+    source = BOOK / f"{pagename.removeprefix('book/')}.md"
+    text = question(source.read_text("utf-8")) if source.is_file() else ""
+    about = re.sub(r"[*$`\\]", "", text) or FRONT
+    title = re.sub(r"<[^>]+>", "", context.get("title", "")) or app.config.html_title
+    tags = {"og:type": "article" if text else "website", "og:title": title, "og:description": about}
+    tags["og:site_name"] = app.config.html_title
+    if base := app.config.html_baseurl:
+        tags |= {"og:url": f"{base.rstrip('/')}/{pagename}.html", "og:image": f"{base.rstrip('/')}/{PICTURE}"}
+    lines = [f'<meta name="description" content="{html.escape(about)}" />']
+    lines += [f'<meta property="{name}" content="{html.escape(value)}" />' for name, value in tags.items()]
+    context["metatags"] = context.get("metatags", "") + "\n".join(lines)
+
+
+def write_sitemap(app: Sphinx, exception: Exception | None) -> None:
+    """List the pages for search engines, if the book has an address."""
+    base = app.config.html_baseurl.rstrip("/")
+    if exception is None and app.builder.format == "html" and base:
+        pages = [f"<url><loc>{base}/{page}.html</loc></url>" for page in sorted(app.env.found_docs)]
+        head = '<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">'
+        (Path(app.outdir) / "sitemap.xml").write_text("\n".join([head, *pages, "</urlset>\n"]), "utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register everything; the theme makes its list of buttons at priority 500."""
+    app.connect("html-page-context", lighten_images, priority=600)
+    app.connect("html-page-context", offer_notebook, priority=600)
+    app.connect("html-page-context", describe, priority=600)
+    for finish in (write_webp, copy_notebooks, write_sitemap):
+        app.connect("build-finished", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": False}
