@@ -283,6 +283,14 @@ def test_without_javascript_the_picture_stays(open_page, name):
     assert figure.locator("input").count() == 0
 
 
+def test_if_a_script_is_lost_the_picture_stays(open_page):
+    page = open_page("book/notation.html")
+    page.route("**/sliders/group_norm.js*", lambda route: route.abort())
+    page.goto(page.url.replace("notation", "group_norm"))
+    assert page.locator("figure.slider img").is_visible()
+    assert page.locator(".slider-panel").count() == 0
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_moved_figure_fits_a_phone_and_axe_finds_nothing(slider, name, theme):
