@@ -16,6 +16,7 @@ from IPython.display import display
 
 from bnbook.exercises import (
     accelerating,
+    adaptation,
     backward,
     batch_norm,
     cnn,
@@ -55,6 +56,7 @@ _CHAPTERS = {
     "small_batches": small_batches.EXERCISES,
     "group_norm": group_norm.EXERCISES,
     "distributed": distributed.EXERCISES,
+    "adaptation": adaptation.EXERCISES,
 }
 
 # Every exercise that can be checked, by its id.
