@@ -22,7 +22,7 @@ ALL_IS_SHOWN = """async () => {
   await MathJax.startup.document.lazyTypesetAll();
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => undefined)));
-  for (const cell of document.querySelectorAll("details")) cell.open = false;
+  for (const claims of document.querySelectorAll(".claims-table details")) claims.open = true;
 }"""
 FOOTER = '<div style="font-size: 8px; width: 100%; text-align: center"><span class="pageNumber"></span></div>'
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,20 +95,27 @@ class ClaimsTable(ParsedDirective):
     """All claims with source, published figure, our measurement and verdict."""
 
     def text(self) -> str:
-        """One heading and one table a chapter; a claim that no chapter checks is an error."""
+        """Unfolding tables, one a chapter, below the counts; a claim that no chapter checks is an error."""
         claims = read_claims()
-        parts: list[str] = []
-        seen: set[str] = set()
-        for result in results().values():
-            rows = list(checked_claims(result))
-            seen.update(name for name, _ in rows)
-            if rows:
-                title = result.notebook.cells[0].source.partition("\n")[0].lstrip("# ")
-                parts.append(f":::{{rubric}} {title}\n:::\n\n" + self.table(claims, rows))
+        checked = [(result, list(checked_claims(result))) for result in results().values()]
+        seen = {name for _, rows in checked for name, _ in rows}
         unchecked = sorted(set(claims) - seen)
         if unchecked:
             raise ExtensionError(f"claims.yml: no chapter checks {', '.join(unchecked)}")
+        parts = [f"Of {len(claims)} claims {self.verdicts(claims, seen)}."]
+        for result, rows in checked:
+            if rows:
+                title = result.notebook.cells[0].source.partition("\n")[0].lstrip("# ")
+                head = f"{title}: {self.verdicts(claims, [name for name, _ in rows])}"
+                parts.append(f":::{{dropdown}} {head}\n{self.table(claims, rows)}\n:::")
         return "\n\n".join(parts)
+
+    @staticmethod
+    def verdicts(claims: dict[str, Claim], names: Iterable[str]) -> str:
+        """How many of them have each verdict."""
+        counts = Counter(claims[name].expect for name in names)
+        words = {"holds": "hold here", "reverses": "do not hold at our scale", "corrected": "are corrected"}
+        return ", ".join(f"{counts[verdict]} {text}" for verdict, text in words.items() if counts[verdict])
 
     @staticmethod
     def table(claims: dict[str, Claim], rows: list[tuple[str, list[float]]]) -> str:
