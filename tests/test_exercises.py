@@ -82,7 +82,10 @@ def test_every_mistake_is_called_by_its_own_name_and_no_other(name):
 def test_inputs_are_the_same_whenever_they_are_made(name):
     make = CATALOGUE[name].inputs
     if make is not None:
-        first, second = _engine._made.__wrapped__(make), _engine._made.__wrapped__(make)
+        torch.manual_seed(1)
+        first = _engine._made.__wrapped__(make)
+        torch.manual_seed(2)
+        second = _engine._made.__wrapped__(make)
         for one, other in zip(first, second, strict=True):
             assert list(one) == list(other)
             assert all(_engine._untouched(one[key], other[key]) for key in one)
@@ -424,6 +427,17 @@ def test_a_crash_shows_the_readers_own_line_and_the_input():
     assert "_engine" not in result.message
 
 
+def test_a_crash_on_every_input_has_no_other_name():
+    crashing = (Mistake("divides by zero", "Do not.", lambda x: 1 // 0),)
+    assert said(lambda x: [][0], mistakes=crashing).verdict == "crash: IndexError"
+    assert said(lambda x: 5 % 0, mistakes=crashing).verdict == "crash: ZeroDivisionError"
+
+
+def test_rounding_is_allowed_in_proportion_to_the_values():
+    assert said(lambda x: 2e9 * x + 1, solution=lambda x: 2e9 * x, mistakes=()).passed
+    assert not said(lambda x: 2e-9 * x + 1e-11, solution=lambda x: 2e-9 * x, mistakes=()).passed
+
+
 def test_a_crash_on_a_later_input_alone_is_a_crash():
     result = said(lambda x: 2 * x if x.size < 6 else 1 / 0)
     assert result.verdict == "crash: ZeroDivisionError"
@@ -465,11 +479,38 @@ def test_an_endless_loop_is_stopped_and_its_head_named():
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
+def test_an_alarm_that_was_not_needed_is_switched_off():
+    assert said(lambda x: 2 * x, seconds=60).passed
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_loop_that_waits_in_another_function_is_named_by_its_own_head():
+    def pause():
+        for _ in range(5):
+            time.sleep(1)
+
+    def double(x):
+        while x.size:
+            pause()
+
+    assert "of your code: while x.size:" in said(double, seconds=0.2).message
+
+
+def test_a_loop_around_the_function_is_not_the_one_that_does_not_end():
+    for _ in range(1):
+
+        def double(x):
+            while x.size:
+                time.sleep(1)
+
+        assert "of your code: while x.size:" in said(double, seconds=0.2).message
+
+
 def test_except_exception_does_not_swallow_the_alarm():
     def double(x):
         while True:
             try:
-                x = x + 1
+                time.sleep(0.05)  # the alarm goes off in here
             except Exception:
                 continue
 
