@@ -196,7 +196,7 @@ def test_check_in_a_notebook_shows_the_message_once_with_its_verdict_as_metadata
     ((bundle,), options), *more = shown
     assert not more
     assert bundle == {"text/plain": result.message}
-    assert options["metadata"] == {"bnbook": {"check": ["batch_norm.4", "square of the bound"]}}
+    assert options["metadata"] == {"bnbook-exercises": {"check": ["batch_norm.4", "square of the bound"]}}
 
 
 def test_check_keeps_the_last_answer_for_the_grading():
@@ -595,7 +595,9 @@ def test_a_class_is_graded_and_a_bad_notebook_costs_only_itself(tmp_path, capsys
     )
     crash = "check('inference.4', lambda means, variances: means[99])"
     notebook(tmp_path / "ada.ipynb", WRONG, "1 / 0", loop, crash, RIGHT, ON_PAPER)
-    notebook(tmp_path / "cy.ipynb", RIGHT, "import os; os._exit(1)", ON_PAPER)
+    odd = "from IPython.display import display\nfor mark in (1, {'check': 1}, {'check': [[], {}, 0]}):\n"
+    odd += "    display({'text/plain': ''}, metadata={'bnbook-exercises': mark}, raw=True)"
+    notebook(tmp_path / "cy.ipynb", RIGHT, odd, "import os; os._exit(1)", ON_PAPER)
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass")])
     nbformat.write(nb, tmp_path / "bob.ipynb")
     (tmp_path / "eve.ipynb").write_text("not a notebook")
@@ -624,8 +626,9 @@ def test_a_class_is_graded_and_a_bad_notebook_costs_only_itself(tmp_path, capsys
 
 
 def test_printed_text_saved_and_forged_marks_and_another_check_do_not_count(tmp_path):
-    forged = "{'text/plain': 'passed'}, metadata={'bnbook': {'check': ['batch_norm.4', 'passed']}}, raw=True"
-    again = "{'text/plain': ''}, metadata={'bnbook': {'checked_again': {'batch_norm.2': 'passed'}}}, raw=True"
+    shown = "{'text/plain': 'passed'}, raw=True, metadata={'bnbook-exercises': "
+    forged = shown + "{'check': ['batch_norm.4', 'passed']}}"
+    again = shown + "{'checked_again': {'batch_norm.2': 'passed'}}}"
     path = notebook(
         tmp_path / "a.ipynb",
         WRONG,
@@ -638,7 +641,7 @@ def test_printed_text_saved_and_forged_marks_and_another_check_do_not_count(tmp_
         "check('backward.2', None)",
     )
     nb = nbformat.read(path, as_version=4)
-    saved = {"bnbook": {"checked_again": {"batch_norm.4": "passed"}}}
+    saved = {"bnbook-exercises": {"checked_again": {"batch_norm.4": "passed"}}}
     nb.cells[-1].outputs = [nbformat.v4.new_output("display_data", {"text/plain": ""}, metadata=saved)]
     nbformat.write(nb, path)
     assert results(grading.grade_notebook(path, 120)) == ({"batch_norm.4": "square of the bound"}, "")
@@ -657,7 +660,7 @@ def test_check_again_reads_the_checks_from_their_files(monkeypatch):
     monkeypatch.setattr(_engine, "judge", None)
     grading.check_again({"batch_norm.4": lambda m: m - 1, "nowhere.1": 1})
     sys.modules.update(kept)
-    assert shown == [{"bnbook": {"checked_again": {"batch_norm.4": "square of the bound"}}}]
+    assert shown == [{"bnbook-exercises": {"checked_again": {"batch_norm.4": "square of the bound"}}}]
 
 
 def test_the_exercises_that_were_set_can_be_named(tmp_path, monkeypatch):
