@@ -82,7 +82,10 @@ def test_every_mistake_is_called_by_its_own_name_and_no_other(name):
 def test_inputs_are_the_same_whenever_they_are_made(name):
     make = CATALOGUE[name].inputs
     if make is not None:
-        first, second = _engine._made.__wrapped__(make), _engine._made.__wrapped__(make)
+        torch.manual_seed(1)
+        first = _engine._made.__wrapped__(make)
+        torch.manual_seed(2)
+        second = _engine._made.__wrapped__(make)
         for one, other in zip(first, second, strict=True):
             assert list(one) == list(other)
             assert all(_engine._untouched(one[key], other[key]) for key in one)
@@ -193,7 +196,7 @@ def test_check_in_a_notebook_shows_the_message_once_with_its_verdict_as_metadata
     ((bundle,), options), *more = shown
     assert not more
     assert bundle == {"text/plain": result.message}
-    assert options["metadata"] == {"bnbook": {"check": ["batch_norm.4", "square of the bound"]}}
+    assert options["metadata"] == {"bnbook-exercises": {"check": ["batch_norm.4", "square of the bound"]}}
 
 
 def test_check_keeps_the_last_answer_for_the_grading():
@@ -424,6 +427,17 @@ def test_a_crash_shows_the_readers_own_line_and_the_input():
     assert "_engine" not in result.message
 
 
+def test_a_crash_on_every_input_has_no_other_name():
+    crashing = (Mistake("divides by zero", "Do not.", lambda x: 1 // 0),)
+    assert said(lambda x: [][0], mistakes=crashing).verdict == "crash: IndexError"
+    assert said(lambda x: 5 % 0, mistakes=crashing).verdict == "crash: ZeroDivisionError"
+
+
+def test_rounding_is_allowed_in_proportion_to_the_values():
+    assert said(lambda x: 2e9 * x + 1, solution=lambda x: 2e9 * x, mistakes=()).passed
+    assert not said(lambda x: 2e-9 * x + 1e-11, solution=lambda x: 2e-9 * x, mistakes=()).passed
+
+
 def test_a_crash_on_a_later_input_alone_is_a_crash():
     result = said(lambda x: 2 * x if x.size < 6 else 1 / 0)
     assert result.verdict == "crash: ZeroDivisionError"
@@ -465,11 +479,38 @@ def test_an_endless_loop_is_stopped_and_its_head_named():
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
+def test_an_alarm_that_was_not_needed_is_switched_off():
+    assert said(lambda x: 2 * x, seconds=60).passed
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_loop_that_waits_in_another_function_is_named_by_its_own_head():
+    def pause():
+        for _ in range(5):
+            time.sleep(1)
+
+    def double(x):
+        while x.size:
+            pause()
+
+    assert "of your code: while x.size:" in said(double, seconds=0.2).message
+
+
+def test_a_loop_around_the_function_is_not_the_one_that_does_not_end():
+    for _ in range(1):
+
+        def double(x):
+            while x.size:
+                time.sleep(1)
+
+        assert "of your code: while x.size:" in said(double, seconds=0.2).message
+
+
 def test_except_exception_does_not_swallow_the_alarm():
     def double(x):
         while True:
             try:
-                x = x + 1
+                time.sleep(0.05)  # the alarm goes off in here
             except Exception:
                 continue
 
@@ -554,7 +595,9 @@ def test_a_class_is_graded_and_a_bad_notebook_costs_only_itself(tmp_path, capsys
     )
     crash = "check('inference.4', lambda means, variances: means[99])"
     notebook(tmp_path / "ada.ipynb", WRONG, "1 / 0", loop, crash, RIGHT, ON_PAPER)
-    notebook(tmp_path / "cy.ipynb", RIGHT, "import os; os._exit(1)", ON_PAPER)
+    odd = "from IPython.display import display\nfor mark in (1, {'check': 1}, {'check': [[], {}, 0]}):\n"
+    odd += "    display({'text/plain': ''}, metadata={'bnbook-exercises': mark}, raw=True)"
+    notebook(tmp_path / "cy.ipynb", RIGHT, odd, "import os; os._exit(1)", ON_PAPER)
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass")])
     nbformat.write(nb, tmp_path / "bob.ipynb")
     (tmp_path / "eve.ipynb").write_text("not a notebook")
@@ -583,8 +626,9 @@ def test_a_class_is_graded_and_a_bad_notebook_costs_only_itself(tmp_path, capsys
 
 
 def test_printed_text_saved_and_forged_marks_and_another_check_do_not_count(tmp_path):
-    forged = "{'text/plain': 'passed'}, metadata={'bnbook': {'check': ['batch_norm.4', 'passed']}}, raw=True"
-    again = "{'text/plain': ''}, metadata={'bnbook': {'checked_again': {'batch_norm.2': 'passed'}}}, raw=True"
+    shown = "{'text/plain': 'passed'}, raw=True, metadata={'bnbook-exercises': "
+    forged = shown + "{'check': ['batch_norm.4', 'passed']}}"
+    again = shown + "{'checked_again': {'batch_norm.2': 'passed'}}}"
     path = notebook(
         tmp_path / "a.ipynb",
         WRONG,
@@ -597,7 +641,7 @@ def test_printed_text_saved_and_forged_marks_and_another_check_do_not_count(tmp_
         "check('backward.2', None)",
     )
     nb = nbformat.read(path, as_version=4)
-    saved = {"bnbook": {"checked_again": {"batch_norm.4": "passed"}}}
+    saved = {"bnbook-exercises": {"checked_again": {"batch_norm.4": "passed"}}}
     nb.cells[-1].outputs = [nbformat.v4.new_output("display_data", {"text/plain": ""}, metadata=saved)]
     nbformat.write(nb, path)
     assert results(grading.grade_notebook(path, 120)) == ({"batch_norm.4": "square of the bound"}, "")
@@ -616,7 +660,7 @@ def test_check_again_reads_the_checks_from_their_files(monkeypatch):
     monkeypatch.setattr(_engine, "judge", None)
     grading.check_again({"batch_norm.4": lambda m: m - 1, "nowhere.1": 1})
     sys.modules.update(kept)
-    assert shown == [{"bnbook": {"checked_again": {"batch_norm.4": "square of the bound"}}}]
+    assert shown == [{"bnbook-exercises": {"checked_again": {"batch_norm.4": "square of the bound"}}}]
 
 
 def test_the_exercises_that_were_set_can_be_named(tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ def check(exercise: str, answer: Any) -> Result:
     if InteractiveShell.initialized():
         display(  # type: ignore[no-untyped-call]
             {"text/plain": result.message},
-            metadata={"bnbook": {"check": [result.exercise, result.verdict]}},
+            metadata={"bnbook-exercises": {"check": [result.exercise, result.verdict]}},
             raw=True,
         )
     else:

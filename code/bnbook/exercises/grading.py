@@ -86,7 +86,7 @@ def check_again(attempts: dict[str, Any]) -> None:
     }
     display(  # type: ignore[no-untyped-call]
         {"text/plain": f"{len(verdicts)} exercises checked again"},
-        metadata={"bnbook": {"checked_again": verdicts}},
+        metadata={"bnbook-exercises": {"checked_again": verdicts}},
         raw=True,
     )
 
@@ -152,14 +152,16 @@ def _read(cells: Sequence[Any], stopped: str) -> Report:
     found = [mark for mark in _marks([last]) if "checked_again" in mark]
     if found:
         return Report(dict(found[0]["checked_again"]), stopped)
-    shown = dict(mark["check"] for mark in _marks(own) if len(mark.get("check", ())) == 2)
+    pairs = [mark.get("check") for mark in _marks(own)]
+    shown = {str(pair[0]): str(pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2}
     return Report(shown, stopped or "could not be checked again")
 
 
 def _marks(cells: Sequence[Any]) -> list[dict[str, Any]]:
     """Our metadata of all outputs, in their order."""
     outputs = itertools.chain.from_iterable(cell.outputs for cell in cells)
-    return [output.metadata["bnbook"] for output in outputs if "bnbook" in output.get("metadata", {})]
+    marks = (output.get("metadata", {}).get("bnbook-exercises") for output in outputs)
+    return [mark for mark in marks if isinstance(mark, dict)]
 
 
 def grade(folder: Path, exercises: Sequence[str] = (), seconds: float = 300) -> list[Row]:
