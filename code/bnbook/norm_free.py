@@ -35,6 +35,7 @@ from bnbook.weight_standardization import EPS, standardized
 
 __all__ = [
     "RELU_GAIN",
+    "ClippedLinear",
     "FixupBlock",
     "NormFreeBlock",
     "ScaledWSConv2d",
@@ -176,10 +177,11 @@ class ScaledWSConv2d(nn.Conv2d):
 
 
 def _clipped_and_scaled(layer: ScaledWSLinear | ScaledWSConv2d) -> Tensor:
-    weight: Tensor = layer.weight
-    if layer.clipping is not None:
-        weight = clip_adaptively(weight, layer.clipping)
-    return scaled_standardized(weight, layer.gain, layer.eps)
+    return scaled_standardized(_clipped(layer), layer.gain, layer.eps)
+
+
+def _clipped(layer: ScaledWSLinear | ScaledWSConv2d | ClippedLinear) -> Tensor:
+    return layer.weight if layer.clipping is None else clip_adaptively(layer.weight, layer.clipping)
 
 
 # --------------------------------------------------------------------------- adaptive gradient clipping
@@ -252,7 +254,38 @@ def _row_norms(values: Tensor) -> Tensor:
 # --------------------------------------------------------------------------- residual blocks
 
 
-def he_linear(fan_in: int, fan_out: int, *, scale: float = 1.0, bias: bool = True) -> nn.Linear:
+class ClippedLinear(nn.Linear):
+    """Linear layer whose weight has :func:`clip_adaptively` on its way back.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for ``nn.Linear``.
+    clipping : float, optional
+        For :func:`clip_adaptively`; None clips nothing.
+
+    Raises
+    ------
+    ValueError
+        From ``forward``: for what :func:`clip_adaptively` rejects.
+    """
+
+    def __init__(self, *args: Any, clipping: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clipping = clipping
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply `x` by the weight."""
+        return F.linear(x, _clipped(self), self.bias)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{super().extra_repr()}, clipping={self.clipping}"
+
+
+def he_linear(
+    fan_in: int, fan_out: int, *, scale: float = 1.0, bias: bool = True, clipping: float | None = None
+) -> ClippedLinear:
     """Linear layer with He's weights times `scale`, and biases of zero.
 
     Parameters
@@ -263,12 +296,14 @@ def he_linear(fan_in: int, fan_out: int, *, scale: float = 1.0, bias: bool = Tru
         Factor of He's standard deviation sqrt(2 / fan_in); 0 for a layer of zeros.
     bias : bool
         Whether there is a bias.
+    clipping : float, optional
+        For :class:`ClippedLinear`.
 
     Returns
     -------
-    nn.Linear
+    ClippedLinear
     """
-    layer = nn.Linear(fan_in, fan_out, bias=bias)
+    layer = ClippedLinear(fan_in, fan_out, bias=bias, clipping=clipping)
     nn.init.normal_(layer.weight, std=scale * math.sqrt(2 / fan_in))
     if bias:
         nn.init.zeros_(layer.bias)
@@ -286,15 +321,19 @@ class SkipInitBlock(nn.Module):
         First value of alpha.
     scale : float
         Factor of He's initial weights.
+    clipping : float, optional
+        For :class:`ClippedLinear`.
     """
 
-    def __init__(self, width: int, alpha0: float = 0.0, scale: float = 1.0) -> None:
+    def __init__(
+        self, width: int, alpha0: float = 0.0, scale: float = 1.0, clipping: float | None = None
+    ) -> None:
         super().__init__()
         self.branch = nn.Sequential(
             nn.ReLU(),
-            he_linear(width, width, scale=scale),
+            he_linear(width, width, scale=scale, clipping=clipping),
             nn.ReLU(),
-            he_linear(width, width, scale=scale),
+            he_linear(width, width, scale=scale, clipping=clipping),
         )
         self.alpha = nn.Parameter(torch.full((1,), float(alpha0)))
 
@@ -321,6 +360,8 @@ class FixupBlock(nn.Module):
         m, the number of linear layers in the branch, at least 2.
     scale : float
         Another factor of the initial weights.
+    clipping : float, optional
+        For :class:`ClippedLinear`.
 
     Raises
     ------
@@ -328,7 +369,14 @@ class FixupBlock(nn.Module):
         If `branches` or `layers` is too small.
     """
 
-    def __init__(self, width: int, branches: int, layers: int = 2, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        branches: int,
+        layers: int = 2,
+        scale: float = 1.0,
+        clipping: float | None = None,
+    ) -> None:
         super().__init__()
         if branches < 1:
             raise ValueError(f"branches: got {branches}, at least 1 is needed")
@@ -336,7 +384,9 @@ class FixupBlock(nn.Module):
             raise ValueError(f"layers: got {layers}, at least 2 are needed: the last one starts at zero")
         small = scale * branches ** (-1 / (2 * layers - 2))
         scales = [small] * (layers - 1) + [0.0]
-        self.linears = nn.ModuleList(he_linear(width, width, scale=s, bias=False) for s in scales)
+        self.linears = nn.ModuleList(
+            he_linear(width, width, scale=s, bias=False, clipping=clipping) for s in scales
+        )
         self.biases = nn.Parameter(torch.zeros(2 * layers))
         self.multiplier = nn.Parameter(torch.ones(1))
 
