@@ -360,9 +360,6 @@ def test_a_sweep_trains_blocks_of_every_kind_as_fit_does(clipping):
 
 
 def test_nothing_public_is_missing_from_all():
-    here = {
-        name
-        for name, thing in vars(norm_free).items()
-        if getattr(thing, "__module__", "") == norm_free.__name__
-    }
+    things = vars(norm_free).items()
+    here = {name for name, thing in things if getattr(thing, "__module__", "") == norm_free.__name__}
     assert set(norm_free.__all__) == {name for name in here if name[0] != "_"} | {"RELU_GAIN"}
