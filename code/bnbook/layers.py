@@ -698,7 +698,7 @@ class RMSNorm(nn.Module):
 
 
 class DyT(nn.Module):
-    """Dynamic tanh: gamma * tanh(alpha x) + beta, in the place of a norm ([zhu2025], equation 1).
+    """Dynamic tanh: gamma * tanh(alpha x) + beta, in the place of a norm ([zhu2025]).
 
     It has no statistics: an element sees neither its neighbours nor its batch. As in the paper alpha is
     one number for the layer, and there is one gamma and one beta for each channel.

@@ -4,7 +4,7 @@ A residual network with batch normalization adds a branch of variance one to a s
 block is nearly the identity. The layers here reach that, each by another means, from the weights and from
 constants; no statistic of a batch or of an example is taken.
 
-* :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020], section 3).
+* :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]).
 * :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]).
 * :class:`NormFreeBlock` divides the branch's input by the standard deviation that it should have, and adds
   a fixed share of its output ([brock2021signal]); its layers are :class:`ScaledWSLinear`.
@@ -54,7 +54,7 @@ RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 
 
 def scaled_standardized(weight: Tensor, gain: float | Tensor = 1.0, eps: float = EPS) -> Tensor:
-    """Standardize each filter and scale it by gain / sqrt(fan_in): [brock2021signal], equation 1.
+    """Standardize each filter and scale it by gain / sqrt(fan_in): [brock2021], equation 1.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ def he_linear(
 
 
 class SkipInitBlock(nn.Module):
-    """x + alpha * branch(x), alpha one number to learn that starts at 0 ([de2020], section 3).
+    """x + alpha * branch(x), alpha one number to learn that starts at 0 ([de2020]).
 
     Parameters
     ----------
@@ -399,12 +399,12 @@ class FixupBlock(nn.Module):
 
 
 class NormFreeBlock(nn.Module):
-    """x + alpha * skip * branch(x / beta), with standardized weights ([brock2021signal], section 3).
+    """x + alpha * skip * branch(x / beta), with standardized weights ([brock2021signal]).
 
     beta is the standard deviation that x should have here, computed and not measured: the stream starts
     at variance 1 and each block adds alpha^2, so block l = 0, 1, ... has beta = sqrt(1 + l alpha^2).
     The branch, with scaled standardized weights, keeps variance 1. `skip` is a number to learn; from 0 it
-    makes the block start as the identity ([brock2021], section 2).
+    makes the block start as the identity ([brock2021]).
 
     Parameters
     ----------
