@@ -20,6 +20,7 @@ from torch import Tensor, nn
 __all__ = [
     "BatchNorm",
     "BatchRenorm",
+    "DyT",
     "GhostBatchNorm",
     "GroupNorm",
     "InstanceNorm",
@@ -694,6 +695,61 @@ class RMSNorm(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows between the brackets."""
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class DyT(nn.Module):
+    """Dynamic tanh: gamma * tanh(alpha x) + beta, in the place of a norm ([zhu2025]).
+
+    It has no statistics: an element sees neither its neighbours nor its batch. As in the paper alpha is
+    one number for the layer, and there is one gamma and one beta for each channel.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of int
+        Number of channels, or the shape of the trailing axes.
+    alpha0 : float
+        First value of alpha.
+    channels_last : bool
+        True: gamma and beta belong to the trailing axes, (*leading, *normalized_shape), as in
+        :class:`LayerNorm`. False: to axis 1 of (N, C) or (N, C, *spatial), as in :class:`BatchNorm`.
+
+    Raises
+    ------
+    ValueError
+        For an `alpha0` that is not positive and finite, or several axes with `channels_last` False; from
+        ``forward`` for a wrong shape or dtype.
+    """
+
+    def __init__(
+        self, normalized_shape: int | tuple[int, ...], alpha0: float = 0.5, channels_last: bool = True
+    ) -> None:
+        super().__init__()
+        self.normalized_shape = _shape(normalized_shape)
+        if not 0 < alpha0 < math.inf:
+            raise ValueError(f"alpha0: got {alpha0}, expected a finite number above 0")
+        if not channels_last and len(self.normalized_shape) > 1:
+            raise ValueError(
+                f"normalized_shape: got {normalized_shape}, expected one number with channels_last=False"
+            )
+        self.alpha0 = alpha0
+        self.channels_last = channels_last
+        self.alpha = nn.Parameter(torch.full((1,), float(alpha0)))
+        self.weight = nn.Parameter(torch.ones(self.normalized_shape))
+        self.bias = nn.Parameter(torch.zeros(self.normalized_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Squash `x`, then scale and shift each channel."""
+        if self.channels_last:
+            _check_trailing(x, self.normalized_shape)
+            shape = self.normalized_shape
+        else:
+            _check(x, self.normalized_shape[0], min_ndim=2, layout="(N, C) or (N, C, *spatial)")
+            shape = _channels(x)
+        return self.weight.view(shape) * torch.tanh(self.alpha * x) + self.bias.view(shape)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{self.normalized_shape}, alpha0={self.alpha0}, channels_last={self.channels_last}"
 
 
 # --------------------------------------------------------------------------- small shared parts

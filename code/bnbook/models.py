@@ -38,6 +38,8 @@ NORMS: dict[str, Callable[[int, Any], nn.Module]] = {
     "layer": lambda channels, _: layers.GroupNorm(1, channels),  # the whole example, one gamma a channel
     "instance": lambda channels, _: layers.InstanceNorm(channels, affine=True),
     "noisy": lambda channels, _: layers.NoisyBatchNorm(channels),
+    # The number is alpha's first value.
+    "dyt": lambda channels, alpha0: layers.DyT(channels, alpha0 or 0.5, channels_last=False),
     "renorm": lambda channels, _: layers.BatchRenorm(channels, r_max=3, d_max=5),  # the paper's limits
     "ghost": lambda channels, size: layers.GhostBatchNorm(channels, size or 0),  # 0 is refused: name a size
     "lp": lambda channels, p: lp_norms.LpBatchNorm(channels, p),  # None is refused: name a p
@@ -51,7 +53,8 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
     ----------
     norm : str or (str, number)
         A key of :data:`NORMS`, alone or with its number, such as ``("group", 8)`` for 8 groups,
-        ``("ghost", 16)`` for ghosts of 16 examples, or ``("lp", math.inf)`` for the largest deviation.
+        ``("ghost", 16)`` for ghosts of 16 examples, ``("lp", math.inf)`` for the largest deviation, or
+        ``("dyt", 0.2)`` for a dynamic tanh that starts at alpha = 0.2.
     channels : int
         Number of channels, or units.
 
@@ -103,7 +106,7 @@ def mlp(
         Whether the norm stands before or after the activation.
     bias : bool, optional
         Whether the hidden layers have a bias. By default they have one unless a norm follows directly,
-        which would subtract it again ([ioffe2015], section 3.2).
+        which would subtract it again ([ioffe2015], section 3.2). (A DyT subtracts nothing.)
 
     Returns
     -------
@@ -320,8 +323,9 @@ def _block(channels: int, norm: Norm, activation: str, placement: str = "before"
 
 
 def _has_bias(norm: Norm, placement: str) -> bool:
-    """Only a norm right behind a layer makes its bias redundant."""
-    return norm == "none" or placement == "after"
+    """Only a norm right behind a layer makes its bias redundant; a DyT is none: it subtracts no mean."""
+    name = norm if isinstance(norm, str) else norm[0]
+    return name in ("none", "dyt") or placement == "after"
 
 
 def _conv3(channels: int, width: int, norm: Norm, stride: int = 1) -> nn.Conv2d:

@@ -21,7 +21,7 @@ __all__ = ["METHODS", "Method", "band", "darker", "figure", "label_end", "line",
 
 
 class Method(NamedTuple):
-    """How one method is drawn in the whole book: colour (Okabe-Ito), dash and name."""
+    """How one method is drawn in the whole book: colour, dash and name."""
 
     colour: str
     dash: Any
@@ -36,6 +36,10 @@ METHODS = {
     "instance": Method("#CC79A7", (0, (1, 1)), "instance"),
     "rms": Method("#56B4E9", (0, (5, 1, 1, 1, 1, 1)), "RMS"),
     "noisy": Method("#D55E00", (0, (3, 1, 1, 1)), "noisy"),
+    # Okabe-Ito's last but for yellow, which is too pale for a line; then two of Tol's muted colours.
+    "dyt": Method("#000000", (0, (1, 2)), "DyT"),
+    "fixup": Method("#882255", (0, (8, 2)), "Fixup"),
+    "nf": Method("#999933", (0, (3, 1.5)), "NF"),
 }
 """How each method is drawn, by the name that models use."""
 

@@ -1,0 +1,456 @@
+"""Deep residual networks without normalization: SkipInit, Fixup, and the ideas of normalizer-free networks.
+
+A residual network with batch normalization adds a branch of variance one to a stream that grows, so a deep
+block is nearly the identity. The layers here reach that, each by another means, from the weights and from
+constants; no statistic of a batch or of an example is taken.
+
+* :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]).
+* :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]).
+* :class:`NormFreeBlock` divides the branch's input by the standard deviation that it should have, and adds
+  a fixed share of its output ([brock2021signal]); its layers are :class:`ScaledWSLinear`.
+* :func:`clip_adaptively` limits the gradient of each unit relative to its weights ([brock2021]).
+
+The blocks read rows of features. Their activation is ReLU, and stands before each linear layer.
+
+.. [brock2021] A. Brock, S. De, S. L. Smith, K. Simonyan. High-Performance Large-Scale Image Recognition
+   Without Normalization. arXiv:2102.06171.
+.. [brock2021signal] A. Brock, S. De, S. L. Smith. Characterizing Signal Propagation to Close the Performance
+   Gap in Unnormalized ResNets. arXiv:2101.08692.
+.. [de2020] S. De, S. L. Smith. Batch Normalization Biases Residual Blocks Towards the Identity Function in
+   Deep Networks. arXiv:2002.10444.
+.. [zhang2019fixup] H. Zhang, Y. N. Dauphin, T. Ma. Fixup Initialization: Residual Learning Without
+   Normalization. arXiv:1901.09321.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnbook.weight_standardization import EPS, standardized
+
+__all__ = [
+    "RELU_GAIN",
+    "ClippedLinear",
+    "FixupBlock",
+    "NormFreeBlock",
+    "ScaledWSConv2d",
+    "ScaledWSLinear",
+    "SkipInitBlock",
+    "clip_adaptively",
+    "he_linear",
+    "scaled_standardized",
+]
+
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
+"""One over the standard deviation of max(0, z) for a standard Gaussian z: 1.7139."""
+
+
+# --------------------------------------------------------------------------- scaled weight standardization
+
+
+def scaled_standardized(weight: Tensor, gain: float | Tensor = 1.0, eps: float = EPS) -> Tensor:
+    """Standardize each filter and scale it by gain / sqrt(fan_in): [brock2021], equation 1.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (C_out, C_in) or (C_out, C_in, *kernel)
+        One filter for each output channel.
+    gain : float or Tensor of shape (C_out,)
+        Length of each filter afterwards (for eps = 0). With inputs of variance 1 / gain^2 that are not
+        correlated and share one mean, the outputs have mean 0 and variance 1.
+    eps : float
+        As for :func:`bnbook.weight_standardization.standardized`.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of `weight`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`bnbook.weight_standardization.standardized`.
+    """
+    rows = standardized(weight, eps)
+    scale = gain / math.sqrt(math.prod(weight.shape[1:]))
+    if isinstance(scale, Tensor):
+        scale = scale.view(-1, *[1] * (weight.ndim - 1))
+    return rows * scale
+
+
+class ScaledWSLinear(nn.Linear):
+    """Linear layer with scaled standardized rows, and a gain to learn for each of them.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for ``nn.Linear``.
+    gain : float
+        First value of each row's gain; by default that of ReLU.
+    clipping : float, optional
+        If given, the gradient of the weight goes through :func:`clip_adaptively`.
+    eps : float
+        For :func:`scaled_standardized`.
+
+    Raises
+    ------
+    ValueError
+        For what ``nn.Linear``, :func:`scaled_standardized` or :func:`clip_adaptively` rejects.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        gain: float = RELU_GAIN,
+        clipping: float | None = None,
+        eps: float = EPS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(self.weight.new_full((self.out_features,), gain))
+        self.clipping = clipping
+        self.eps = eps
+
+    def reset_parameters(self) -> None:
+        """Draw filters with an expected squared length of 1, and set biases to 0."""
+        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply `x` by the scaled standardized weight."""
+        return F.linear(x, _clipped_and_scaled(self), self.bias)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{super().extra_repr()}, clipping={self.clipping}, eps={self.eps}"
+
+
+class ScaledWSConv2d(nn.Conv2d):
+    """Convolution with scaled standardized filters, and a gain to learn for each of them.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for ``nn.Conv2d``.
+    gain, clipping, eps
+        As for :class:`ScaledWSLinear`.
+
+    Raises
+    ------
+    ValueError
+        As :class:`ScaledWSLinear`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        gain: float = RELU_GAIN,
+        clipping: float | None = None,
+        eps: float = EPS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(self.weight.new_full((self.out_channels,), gain))
+        self.clipping = clipping
+        self.eps = eps
+
+    def reset_parameters(self) -> None:
+        """Draw filters with an expected squared length of 1, and set biases to 0."""
+        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x` with the scaled standardized filters."""
+        y: Tensor = self._conv_forward(x, _clipped_and_scaled(self), self.bias)
+        return y
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{super().extra_repr()}, clipping={self.clipping}, eps={self.eps}"  # type: ignore[no-untyped-call]
+
+
+def _clipped_and_scaled(layer: ScaledWSLinear | ScaledWSConv2d) -> Tensor:
+    return scaled_standardized(_clipped(layer), layer.gain, layer.eps)
+
+
+def _clipped(layer: ScaledWSLinear | ScaledWSConv2d | ClippedLinear) -> Tensor:
+    return layer.weight if layer.clipping is None else clip_adaptively(layer.weight, layer.clipping)
+
+
+# --------------------------------------------------------------------------- adaptive gradient clipping
+
+
+def clip_adaptively(weight: Tensor, clipping: float, eps: float = 1e-3) -> Tensor:
+    """Return `weight`; on its way back, limit the gradient of each unit relative to its weights.
+
+    Adaptive gradient clipping ([brock2021], equation 3): where the gradient G of a unit with weights w is
+    longer than clipping * max(|w|, eps), it is shortened to that length. A step of SGD then moves
+    no unit by more than the rate times `clipping` times its own length. As a part of the network, not of the
+    optimizer, it works with any of them, and under ``torch.func.vmap``. The weight has to be used only once.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (C_out, *rest)
+        One row for each unit.
+    clipping : float
+        Largest ratio of the length of a unit's gradient to that of its weights.
+    eps : float
+        Units that are shorter count as so long, so that weights of zero can move.
+
+    Returns
+    -------
+    Tensor
+        `weight`.
+
+    Raises
+    ------
+    ValueError
+        If `clipping` or `eps` is not positive and finite, or `weight` has no units.
+    """
+    for name, value in (("clipping", clipping), ("eps", eps)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: got {value}, expected a finite number above 0")
+    if weight.ndim < 2:
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (C_out, *rest)")
+    out: Tensor = _Clip.apply(weight, clipping, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Clip(torch.autograd.Function):
+    """The identity, with another gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, clipping: float, eps: float) -> Tensor:
+        return weight.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        weight, ctx.clipping, ctx.eps = inputs
+        ctx.save_for_backward(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        allowed = ctx.clipping * _row_norms(weight).clamp(min=ctx.eps)
+        # A gradient of zero is allowed: dividing by at least a tiny number keeps 0 / 0 away.
+        factor = (allowed / _row_norms(gradient).clamp(min=1e-30)).clamp(max=1)
+        return gradient * factor, None, None
+
+
+def _row_norms(values: Tensor) -> Tensor:
+    """Length of each row of (C_out, *rest), in a shape that broadcasts against it."""
+    return values.square().sum(tuple(range(1, values.ndim)), keepdim=True).sqrt()
+
+
+# --------------------------------------------------------------------------- residual blocks
+
+
+class ClippedLinear(nn.Linear):
+    """Linear layer whose weight has :func:`clip_adaptively` on its way back.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for ``nn.Linear``.
+    clipping : float, optional
+        For :func:`clip_adaptively`; None clips nothing.
+
+    Raises
+    ------
+    ValueError
+        From ``forward``: for what :func:`clip_adaptively` rejects.
+    """
+
+    def __init__(self, *args: Any, clipping: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clipping = clipping
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply `x` by the weight."""
+        return F.linear(x, _clipped(self), self.bias)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{super().extra_repr()}, clipping={self.clipping}"
+
+
+def he_linear(
+    fan_in: int, fan_out: int, *, scale: float = 1.0, bias: bool = True, clipping: float | None = None
+) -> ClippedLinear:
+    """Linear layer with He's weights times `scale`, and biases of zero.
+
+    Parameters
+    ----------
+    fan_in, fan_out : int
+        Number of inputs and outputs.
+    scale : float
+        Factor of He's standard deviation sqrt(2 / fan_in); 0 for a layer of zeros.
+    bias : bool
+        Whether there is a bias.
+    clipping : float, optional
+        For :class:`ClippedLinear`.
+
+    Returns
+    -------
+    ClippedLinear
+    """
+    layer = ClippedLinear(fan_in, fan_out, bias=bias, clipping=clipping)
+    nn.init.normal_(layer.weight, std=scale * math.sqrt(2 / fan_in))
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class SkipInitBlock(nn.Module):
+    """x + alpha * branch(x), alpha one number to learn that starts at 0 ([de2020]).
+
+    Parameters
+    ----------
+    width : int
+        Number of features.
+    alpha0 : float
+        First value of alpha.
+    scale : float
+        Factor of He's initial weights.
+    clipping : float, optional
+        For :class:`ClippedLinear`.
+    """
+
+    def __init__(
+        self, width: int, alpha0: float = 0.0, scale: float = 1.0, clipping: float | None = None
+    ) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU(),
+            he_linear(width, width, scale=scale, clipping=clipping),
+            nn.ReLU(),
+            he_linear(width, width, scale=scale, clipping=clipping),
+        )
+        self.alpha = nn.Parameter(torch.full((1,), float(alpha0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, width) to (N, width)."""
+        out: Tensor = x + self.alpha * self.branch(x)
+        return out
+
+
+class FixupBlock(nn.Module):
+    """x + multiplier * branch(x), started so that the first step does not depend on the depth.
+
+    The three rules of Fixup ([zhang2019fixup], section 3): the last of the m layers of the branch starts at
+    zero; the others start at He's weights times L^(-1/(2m-2)) for L branches; there is a scalar multiplier
+    (from 1), and a scalar bias (from 0) before each layer and each activation.
+
+    Parameters
+    ----------
+    width : int
+        Number of features.
+    branches : int
+        L, the number of residual branches in the whole network.
+    layers : int
+        m, the number of linear layers in the branch, at least 2.
+    scale : float
+        Another factor of the initial weights.
+    clipping : float, optional
+        For :class:`ClippedLinear`.
+
+    Raises
+    ------
+    ValueError
+        If `branches` or `layers` is too small.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        branches: int,
+        layers: int = 2,
+        scale: float = 1.0,
+        clipping: float | None = None,
+    ) -> None:
+        super().__init__()
+        if branches < 1:
+            raise ValueError(f"branches: got {branches}, at least 1 is needed")
+        if layers < 2:
+            raise ValueError(f"layers: got {layers}, at least 2 are needed: the last one starts at zero")
+        small = scale * branches ** (-1 / (2 * layers - 2))
+        scales = [small] * (layers - 1) + [0.0]
+        self.linears = nn.ModuleList(
+            he_linear(width, width, scale=s, bias=False, clipping=clipping) for s in scales
+        )
+        self.biases = nn.Parameter(torch.zeros(2 * layers))
+        self.multiplier = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, width) to (N, width)."""
+        h = x
+        for i, linear in enumerate(self.linears):
+            h = linear(torch.relu(h + self.biases[2 * i]) + self.biases[2 * i + 1])
+        return x + self.multiplier * h
+
+
+class NormFreeBlock(nn.Module):
+    """x + alpha * skip * branch(x / beta), with standardized weights ([brock2021signal]).
+
+    beta is the standard deviation that x should have here, computed and not measured: the stream starts
+    at variance 1 and each block adds alpha^2, so block l = 0, 1, ... has beta = sqrt(1 + l alpha^2).
+    The branch, with scaled standardized weights, keeps variance 1. `skip` is a number to learn; from 0 it
+    makes the block start as the identity ([brock2021]).
+
+    Parameters
+    ----------
+    width : int
+        Number of features.
+    index : int
+        l, the number of blocks before this one since the stream had variance 1.
+    alpha : float
+        Fixed share of the branch.
+    clipping : float, optional
+        For :class:`ScaledWSLinear`.
+    skip0 : float
+        First value of `skip`.
+
+    Raises
+    ------
+    ValueError
+        If `index` is negative or `alpha` is not positive and finite.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        index: int,
+        alpha: float = 0.2,
+        clipping: float | None = None,
+        skip0: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if index < 0:
+            raise ValueError(f"index: got {index}, expected 0 or more")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha: got {alpha}, expected a finite number above 0")
+        self.alpha = alpha
+        self.beta: Tensor
+        # A buffer: stacked blocks of different index share one skeleton.
+        self.register_buffer("beta", torch.tensor(math.sqrt(1 + index * alpha**2)))
+        self.branch = nn.Sequential(
+            nn.ReLU(),
+            ScaledWSLinear(width, width, clipping=clipping),
+            nn.ReLU(),
+            ScaledWSLinear(width, width, clipping=clipping),
+        )
+        self.skip = nn.Parameter(torch.full((1,), float(skip0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, width) to (N, width)."""
+        out: Tensor = x + self.alpha * self.skip * self.branch(x / self.beta)
+        return out
