@@ -19,6 +19,7 @@ from bnbook.exercises import (
     adaptation,
     backward,
     batch_norm,
+    beyond,
     cnn,
     covariate_shift,
     distributed,
@@ -57,6 +58,7 @@ _CHAPTERS = {
     "group_norm": group_norm.EXERCISES,
     "distributed": distributed.EXERCISES,
     "adaptation": adaptation.EXERCISES,
+    "beyond": beyond.EXERCISES,
 }
 
 # Every exercise that can be checked, by its id.
