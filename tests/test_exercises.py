@@ -15,7 +15,7 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
-from bnbook import exercises
+from bnbook import exercises, norms
 from bnbook.exercises import CATALOGUE, Exercise, Mistake, _engine, check, grading
 from bnbook.exercises._engine import judge
 
@@ -170,6 +170,15 @@ def test_autograd_passes():
         return torch.autograd.grad(y, (x, gamma, beta), torch.tensor(dy))
 
     assert judge("backward.2", CATALOGUE["backward.2"], my_backward).passed
+
+
+def test_the_formula_with_eps_is_the_length_of_the_gradient():
+    exercise = CATALOGUE["landscape.2"]
+    for case in exercise.inputs():
+        x = case["x_hat"] * np.sqrt(case["sigma"] ** 2 + case["eps"])
+        _, cache = norms.batch_norm(x[:, None], np.full(1, case["gamma"]), np.zeros(1), case["eps"])
+        dx, _, _ = norms.batch_norm_backward(case["dy"][:, None], cache)
+        assert np.isclose((dx**2).sum(), exercise.solution(**case), rtol=1e-12)
 
 
 # --------------------------------------------------------------------------- check

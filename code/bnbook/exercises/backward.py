@@ -133,6 +133,21 @@ FOUR_DIMENSIONS = Exercise(
             _with(sums=True),
         ),
         Mistake(
+            "divided by N instead of m",
+            "The sums run over all positions as well: m is N times H times W.",
+            lambda dy, x, gamma, eps: _variant(
+                dy, x, gamma, eps, through_mean=x[0, 0].size, through_var=x[0, 0].size
+            ),
+        ),
+        Mistake(
+            "gamma twice",
+            "The gradient of x_hat holds gamma already; nothing is multiplied by it again.",
+            lambda dy, x, gamma, eps: (
+                gamma.reshape(1, -1, 1, 1) * _my_backward(dy, x, gamma, eps)[0],
+                *_my_backward(dy, x, gamma, eps)[1:],
+            ),
+        ),
+        Mistake(
             "x for x - mean",
             "The second correction needs the gradient times x_hat, which is centred, not times x.",
             _with(raw=True),

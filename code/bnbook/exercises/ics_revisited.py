@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnbook import models
+from bnbook import data, layers, models
 from bnbook.exercises._engine import Exercise, Inputs, Mistake, numbers
 
 
@@ -91,8 +93,109 @@ RESPELLED = Exercise(
     ),
 )
 
+# --------------------------------------------------------------------------- 3: angle
+
+
+class _Pinned(nn.Module):
+    """Batch normalization whose statistics are constants in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(x.detach(), 0, correction=0)
+        return (x - mean) / torch.sqrt(var + 1e-5)
+
+
+def _gradients(
+    activation: str,
+    init: Any,
+    depth: int,
+    seed: int,
+    norm: str = "batch",
+    pinned: bool = False,
+    last: bool = False,
+) -> list[Tensor]:
+    """Gradients of the hidden weights of a fresh network on 64 digits, layer by layer."""
+    torch.manual_seed(seed)
+    net = models.mlp((64,), 10, depth=depth, width=48, norm=norm, activation=activation, init=init)
+    parts = [_Pinned() if pinned and isinstance(part, layers.BatchNorm) else part for part in net]
+    digits = data.digits()
+    x, y = torch.from_numpy(digits.x_train[:64]), torch.from_numpy(digits.y_train[:64])
+    linears = [part for part in parts if isinstance(part, nn.Linear)]
+    loss = F.cross_entropy(nn.Sequential(*parts)(x), y)
+    weights = [part.weight for part in (linears if last else linears[:-1])]
+    return [gradient.ravel() for gradient in torch.autograd.grad(loss, weights)]
+
+
+def _cosine(one: list[Tensor], other: list[Tensor]) -> float:
+    return F.cosine_similarity(torch.cat(one), torch.cat(other), dim=0).item()
+
+
+def _angle(activation: str, init: Any, depth: int, seed: int, **settings: Any) -> float:
+    given = activation, init, depth, seed
+    return _cosine(
+        _gradients(*given, **settings), _gradients(*given, **{**settings, "norm": "batch"}, pinned=True)
+    )
+
+
+def _mean_of_cosines(activation: str, init: Any, depth: int, seed: int) -> float:
+    given = activation, init, depth, seed
+    pairs = list(zip(_gradients(*given), _gradients(*given, pinned=True), strict=True))
+    return sum(_cosine([one], [other]) for one, other in pairs) / len(pairs)
+
+
+def _other_weights(activation: str, init: Any, depth: int, seed: int) -> float:
+    return _cosine(
+        _gradients(activation, init, depth, seed), _gradients(activation, init, depth, seed + 1, pinned=True)
+    )
+
+
+CANDIDATE = Exercise(
+    title="A candidate that fails",
+    asks="angle(activation, init, depth, seed)",
+    inputs=lambda: [
+        {"activation": activation, "init": init, "depth": depth, "seed": seed}
+        for activation, init, depth, seed in (
+            ("relu", "he", 2, 0),
+            ("relu", "he", 6, 1),
+            ("sigmoid", 3.0, 4, 2),
+        )
+    ],
+    solution=_angle,
+    returns=("the cosine",),
+    rtol=0,
+    atol=1e-3,
+    seconds=20,
+    mistakes=(
+        Mistake(
+            "last layer counted",
+            "Compare the hidden weights; the last layer has no norm behind it.",
+            lambda *given: _angle(*given, last=True),
+        ),
+        Mistake(
+            "mean of the layers' cosines",
+            "Join the gradients of all hidden weights to one long vector first.",
+            _mean_of_cosines,
+        ),
+        Mistake(
+            "other weights",
+            "Both networks start from the same weights: set the seed before each.",
+            _other_weights,
+        ),
+        Mistake(
+            "plain network",
+            "Compare with batch normalization, not with the network without a norm.",
+            lambda *given: _angle(*given, norm="none"),
+        ),
+        Mistake(
+            "angle instead of its cosine", "Return the cosine.", lambda *given: math.acos(_angle(*given))
+        ),
+        Mistake("one minus the cosine", "Return the cosine itself.", lambda *given: 1 - _angle(*given)),
+        Mistake("same network twice", "One of the two is pinned.", lambda *given: 1.0),
+    ),
+)
+
 EXERCISES = {
     1: RESPELLED,
+    3: CANDIDATE,
     4: Exercise(
         title="One step on a bowl",
         asks="changes(lr, curvature)",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnbook import layers, lp_norms, models
-from bnbook.exercises._engine import Exercise, Inputs, Mistake
+from bnbook.exercises._engine import Exercise, Inputs, Mistake, numbers
 
 # --------------------------------------------------------------------------- 1: on paper
 
@@ -59,6 +59,94 @@ BOWL = Exercise(
             "smallest curvature",
             "beta_J bounds the curvature in every direction: the largest eigenvalue.",
             [1, _EFFECTIVE, 55 - _loss(1), _DROPS[1]],
+        ),
+    ),
+)
+
+# --------------------------------------------------------------------------- 2: squared_length
+
+
+def _units() -> list[Inputs]:
+    cases = []
+    for k, (m, gamma, eps) in enumerate([(3, 1.0, 0.5), (4, -2.0, 0.1), (6, 0.5, 2.0)]):
+        dy, x = numbers(400 + k, 2, m)
+        x_hat = (x - x.mean()) / np.sqrt(x.var() + eps)
+        given = {"dy": dy, "x_hat": x_hat, "sigma": float(x.std())}
+        cases.append({**given, "gamma": gamma, "eps": eps})
+    return cases
+
+
+def _squared_length(
+    dy: NDArray[Any],
+    x_hat: NDArray[Any],
+    sigma: float,
+    gamma: float,
+    eps: float,
+    *,
+    along: Any = None,
+    ones: float = 1.0,
+    scale: Any = None,
+) -> float:
+    """The formula, with another factor of the part along x_hat, or another scale."""
+    m, rho = len(dy), sigma**2 / (sigma**2 + eps)
+    factor = 2 - rho if along is None else along(rho)
+    left = dy @ dy - ones * dy.sum() ** 2 / m - factor * (x_hat @ dy) ** 2 / m
+    return float((scale(gamma, sigma, eps) if scale else gamma**2 / (sigma**2 + eps)) * left)
+
+
+def _length(**settings: Any) -> Any:
+    return lambda *given: _squared_length(*given, **settings)
+
+
+WITH_EPSILON = Exercise(
+    title="With ε",
+    asks="squared_length(dy, x_hat, sigma, gamma, eps)",
+    inputs=_units,
+    solution=_squared_length,
+    returns=("the squared length of dx",),
+    mistakes=(
+        Mistake(
+            "part along x_hat as without eps",
+            "With eps x_hat is shorter, and not all of the component along it is taken out: 2 - rho, not 1.",
+            _length(along=lambda rho: 1.0),
+        ),
+        Mistake(
+            "rho for 2 - rho", "The factor is 1 at eps = 0 and grows to 2.", _length(along=lambda rho: rho)
+        ),
+        Mistake(
+            "bound of the theorem",
+            "This is theorem 4.1, which holds with equality only at eps = 0.",
+            _length(along=lambda rho: 1.0, scale=lambda gamma, sigma, eps: gamma**2 / sigma**2),
+        ),
+        Mistake(
+            "eps missing in the scale",
+            "The scale is gamma squared over sigma squared plus eps.",
+            _length(scale=lambda gamma, sigma, eps: gamma**2 / sigma**2),
+        ),
+        Mistake(
+            "eps squared in the scale",
+            "sigma is a standard deviation: square it before eps is added.",
+            _length(scale=lambda gamma, sigma, eps: gamma**2 / (sigma + eps) ** 2),
+        ),
+        Mistake(
+            "gamma not squared",
+            "A squared length contains gamma squared.",
+            _length(scale=lambda gamma, sigma, eps: gamma / (sigma**2 + eps)),
+        ),
+        Mistake(
+            "length instead of its square",
+            "Return the squared length.",
+            lambda *given: np.sqrt(_squared_length(*given)),
+        ),
+        Mistake("part along 1 forgotten", "The mean of dy is taken out, too.", _length(ones=0.0)),
+        Mistake(
+            "lost 1/m",
+            "Both squares are divided by m.",
+            lambda dy, x_hat, sigma, gamma, eps: (
+                gamma**2
+                / (sigma**2 + eps)
+                * (dy @ dy - dy.sum() ** 2 - (2 - sigma**2 / (sigma**2 + eps)) * (x_hat @ dy) ** 2)
+            ),
         ),
     ),
 )
@@ -139,4 +227,4 @@ GIVE_BACK = Exercise(
     ),
 )
 
-EXERCISES = {1: BOWL, 4: GIVE_BACK}
+EXERCISES = {1: BOWL, 2: WITH_EPSILON, 4: GIVE_BACK}
