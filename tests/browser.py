@@ -42,11 +42,11 @@ def launched():
 
 
 @contextmanager
-def opener(browser, all_maths=True):
+def opener(browser):
     """A function that opens a page; what it asked of other hosts and what went wrong is in `.faults`."""
     contexts = []
 
-    def open_page(name, width=1280, theme="light", java_script=True):
+    def open_page(name, width=1280, theme="light", java_script=True, maths=False):
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=theme,
@@ -62,7 +62,7 @@ def opener(browser, all_maths=True):
         page.on("request", lambda r: r.url.startswith(("file:", "data:")) or page.faults.append(r.url))
         page.on("requestfailed", lambda request: page.faults.append(request.url))
         page.goto((HTML / name).as_uri())
-        if java_script and all_maths:
+        if maths:
             page.evaluate(SET_ALL_MATHS)
             page.wait_for_function(MATHS_IS_SET, timeout=SETTLED_MS)
         return page

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import HTML, SETTLED_MS, opener
+from browser import HTML, SETTLED_MS
 from bs4 import BeautifulSoup
 from PIL import Image
 
@@ -22,14 +22,14 @@ def test_the_book_was_built():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_opens_without_a_network_without_a_fault(open_page, name):
-    page = open_page(name)
+    page = open_page(name, maths=True)
     assert page.faults == []
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_shows_its_maths_and_its_figures(open_page, name):
-    page = open_page(name)
+    page = open_page(name, maths=True)
     assert page.locator("mjx-container svg").count() > 10
     figures = page.locator("figure img")
     assert figures.count() >= 4
@@ -62,20 +62,30 @@ def test_a_chapter_offers_its_notebook_and_describes_itself(name):
     assert about.endswith("?")
 
 
-def test_formulas_are_set_when_they_come_near_the_window(chromium):
-    with opener(chromium, all_maths=False) as open_page:
-        page = open_page("book/backward.html")
-        page.evaluate("MathJax.startup.promise")
-        formulas = page.locator(".math")
-        last = formulas.nth(formulas.count() - 1)
-        assert last.locator("svg").count() == 0
-        last.scroll_into_view_if_needed()
-        last.locator("svg").first.wait_for(timeout=SETTLED_MS)
+def test_formulas_are_set_when_they_come_near_the_window(open_page):
+    page = open_page("book/backward.html")
+    page.evaluate("MathJax.startup.promise")
+    formulas = page.locator(".math")
+    last = formulas.nth(formulas.count() - 1)
+    assert last.locator("svg").count() == 0
+    last.scroll_into_view_if_needed()
+    last.locator("svg").first.wait_for(timeout=SETTLED_MS)
+
+
+def test_a_formula_that_scrolls_can_be_scrolled_with_the_keyboard(open_page):
+    page = open_page("book/backward.html", width=375)
+    wide = page.locator("div.math:has(mjx-container)").first
+    wide.scroll_into_view_if_needed()
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("mjx-container")].some(
+          (formula) => formula.scrollWidth > formula.clientWidth && formula.tabIndex === 0)""",
+        timeout=SETTLED_MS,
+    )
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_does_not_scroll_sideways_on_a_phone(open_page, name):
-    page = open_page(name, width=375)
+    page = open_page(name, width=375, maths=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert page.faults == []
 
@@ -99,7 +109,7 @@ def test_a_page_has_one_search_box(open_page, name):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(open_page, name, theme, width):
-    page = open_page(name, width, theme)
+    page = open_page(name, width, theme, maths=True)
     assert page.locator("html").get_attribute("data-theme") == theme
     results = Axe().run(page)
     assert not results.response["violations"], results.generate_report()

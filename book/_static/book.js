@@ -4,11 +4,13 @@ if (location.protocol === "file:") {
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
 
-// What scrolls in itself can be scrolled with the keyboard.
-function focusWhatScrolls() {
-  for (const element of document.querySelectorAll("mjx-container, pre, table")) {
-    if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
-    else if (element.tabIndex === 0) element.removeAttribute("tabindex");
+// What scrolls in itself can be scrolled with the keyboard. A formula gets its width when it comes into view.
+function focusWhatScrolls(entries) {
+  for (const { target } of entries) {
+    for (const element of [target, ...target.querySelectorAll("mjx-container")]) {
+      if (element.scrollWidth > element.clientWidth && element.clientWidth > 0) element.tabIndex = 0;
+      else if (element.tabIndex === 0) element.removeAttribute("tabindex");
+    }
   }
 }
 
@@ -21,8 +23,7 @@ document.addEventListener("DOMContentLoaded", () => {
     entry.removeAttribute("role");
   }
 });
-window.addEventListener("load", async () => {
-  await window.MathJax?.startup?.promise;
-  focusWhatScrolls();
-  window.addEventListener("resize", focusWhatScrolls);
+window.addEventListener("load", () => {
+  const observer = new ResizeObserver(focusWhatScrolls);
+  for (const element of document.querySelectorAll("article .math, article pre, article table")) observer.observe(element);
 });
