@@ -14,6 +14,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ from bookbuild.results import (
 COLLECTED_ON = ("book/claims", "book/index")  # pages that depend on every chapter's outputs
 
 
+@cache
 def results() -> dict[Path, Result]:
-    """The executed chapters, in the order of the book."""
+    """The executed chapters, in the order of the book; read once a build, since that takes seconds."""
     cache = open_cache()
     found = {chapter: find_result(cache, chapter) for chapter in chapters()}
     missing = [chapter.name for chapter, result in found.items() if result is None]
@@ -169,6 +171,7 @@ class ChapterMap(ParsedDirective):
 def use_executed_chapters(app: Sphinx, config: Any) -> None:
     """Point myst-nb at the cache of this state of the package."""
     config.nb_execution_cache_path = str(EXECUTED / package_key())
+    results.cache_clear()
     results()  # says what is missing before any page is read
 
 
