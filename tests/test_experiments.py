@@ -302,6 +302,69 @@ def test_a_shipped_table_is_what_the_code_measures(name):
             assert {key: old[key] for key in row} == pytest.approx(row, rel=2e-3, nan_ok=True)
 
 
+def along(table, value, first, last, how="median", **settings):
+    """A number for each seed: the median over the steps of the value (the smallest of the layers)."""
+    table = table[table.step.between(first, last)]
+    for name, wanted in settings.items():
+        table = table[table[name] == wanted]
+    by_step = table.dropna(subset=[value]).pivot_table(value, "seed", "step", aggfunc="min")
+    assert by_step.shape[0] == 5
+    return getattr(by_step, how)(axis=1)
+
+
+def test_ics_revisited_says_of_the_longer_run_what_its_table_shows():
+    table = experiments.shipped("ics")
+    cosine = {
+        norm: [
+            along(
+                table[table.experiment == "definition_2_1"],
+                "cosine",
+                *steps,
+                network="vgg",
+                init="glorot",
+                norm=norm,
+            ).median()
+            for steps in ((0, 100), (300, 1000), (1500, 2000))
+        ]
+        for norm in ("none", "batch")
+    }
+    start, middle, end = (plain - batch for plain, batch in zip(cosine["none"], cosine["batch"], strict=True))
+    assert cosine["none"][0] > 0.95
+    assert middle < 0 < end < start / 2  # as restless or more, then steadier again by far less
+    noisy = table[table.experiment == "noisy_batch_norm"]
+    loss = {n: along(noisy, "loss", 2000, 2000, norm=n).median() for n in ("none", "noise", "batch", "noisy")}
+    assert loss["batch"] < loss["noisy"] < loss["none"] < loss["noise"]
+    assert 0.8 < (loss["noisy"] / loss["batch"]) / (loss["noise"] / loss["none"]) < 1.25
+    last = noisy[noisy.accuracy.notna()].groupby("norm")[["accuracy", "accuracy_batch"]].median()
+    assert last.accuracy_batch["noisy"] >= last.accuracy_batch.max() - 0.01
+    assert last.accuracy["noisy"] < last.accuracy["none"]
+    linear = table[table.network == "deep_linear"]
+    calm = {n: along(linear, "cosine", 100, 5000, lr=1e-7, norm=n).median() for n in ("none", "batch")}
+    assert calm["none"] > 0.95
+    assert calm["batch"] < 0
+
+
+def test_landscape_says_of_the_longer_run_what_its_table_shows():
+    table = experiments.shipped("landscape")
+
+    def plain_over_batch(value, first, last, lr):
+        plain, batch = (along(table, value, first, last, lr=lr, norm=n).median() for n in ("none", "batch"))
+        return plain / batch
+
+    for value in ("range", "distance"):
+        assert plain_over_batch(value, 0, 100, 0.1) < 0.5
+        assert plain_over_batch(value, 200, 1000, 0.1) > 2
+        assert plain_over_batch(value, 0, 900, 0.01) < 0.1
+        assert plain_over_batch(value, 1500, 2000, 0.01) > 2
+    assert plain_over_batch("range", 200, 1000, 0.1) > plain_over_batch("range", 1500, 2000, 0.1) > 1
+    assert 0.8 < plain_over_batch("beta", 1500, 2000, 0.1) < 1.25  # about the same
+    last = along(table, "loss", 1950, 2000, lr=0.01, norm="none")
+    assert sorted(last)[-1] > 2 > 1.5 > sorted(last)[-2]  # one of five has hardly left its plateau, at 2.3
+    largest = {n: 0.01 * along(table, "beta", 0, 2000, "max", lr=0.01, norm=n) for n in ("none", "batch")}
+    assert largest["batch"].max() < 2
+    assert (largest["none"] > 2).sum() >= 3  # most
+
+
 def test_a_table_is_shipped_and_read_with_five_digits(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiments, "_shipped_file", lambda name, scale: tmp_path / f"{name}-{scale}.csv.gz")
     monkeypatch.setattr(ics, "SCALES", {"small": [LINEAR | {"norm": "none", "steps": 3, "every": 1}]})
