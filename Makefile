@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute notebooks lab serve pdf test lint unit nbval test-web bench clean
+.PHONY: help book execute notebooks lab serve pdf test lint unit nbval test-web bench bench-page clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_norms.py
 	$(BIN)/python benchmarks/bench_training.py
 	$(BIN)/python benchmarks/bench_race.py $(if $(FASHION_MNIST),--root $(FASHION_MNIST))
+
+bench-page: book  ## weight and speed of the pages, beside a stock Jupyter Book of the same text
+	$(BIN)/python benchmarks/bench_page.py
 
 clean:  ## remove what was built; the installation stays
 	rm -rf _build

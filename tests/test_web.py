@@ -62,6 +62,23 @@ def test_a_chapter_offers_its_notebook_and_describes_itself(name):
     assert about.endswith("?")
 
 
+def test_a_figure_offers_its_number_to_cite(open_page):
+    page = open_page("book/backward.html")
+    figure = page.locator("#fig-bwd-graph")
+    button, shown = figure.locator("button.cite"), figure.locator(".citation")
+    assert shown.is_hidden()
+    button.press("Enter")
+    reference = shown.inner_text()
+    assert reference.startswith(figure.locator(".caption-number").inner_text().strip() + " of “")
+    title = page.locator('meta[name="citation_title"]').get_attribute("content")
+    assert f"“{title}”, in: Batch Normalization, Measured, 20" in reference
+    assert "fig-bwd-graph" in reference
+    assert "file:" not in reference
+    button.press("Enter")
+    assert shown.is_hidden()
+    assert page.locator("figure:has(.caption-number)").count() == page.locator("button.cite").count()
+
+
 def test_formulas_are_set_when_they_come_near_the_window(open_page):
     page = open_page("book/backward.html")
     page.evaluate("MathJax.startup.promise")

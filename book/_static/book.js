@@ -14,7 +14,34 @@ function focusWhatScrolls(entries) {
   }
 }
 
+// A figure offers its number to cite: a button shows the reference, and copies it where the browser lets it.
+function offerCitation(figure) {
+  const number = figure.querySelector("figcaption .caption-number")?.textContent.trim();
+  if (!number || !figure.id) return;
+  const about = (name) => document.querySelector(`meta[name="citation_${name}"]`).content;
+  const page = document.querySelector('link[rel="canonical"]')?.href ?? location.href.split("#")[0];
+  // The address of a file on this machine would lead nobody else anywhere.
+  const where = page.startsWith("http") ? `${page}#${figure.id}` : `figure ${figure.id}`;
+  const year = about("publication_date");
+  const reference = `${number} of “${about("title")}”, in: ${about("inbook_title")}, ${year}. ${where}`;
+  const shown = Object.assign(document.createElement("span"), { className: "citation", hidden: true });
+  shown.setAttribute("role", "status");
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Cite" });
+  button.className = "cite";
+  button.setAttribute("aria-label", `Cite ${number}`);
+  button.setAttribute("aria-expanded", "false");
+  button.addEventListener("click", async () => {
+    shown.hidden = !shown.hidden;
+    button.setAttribute("aria-expanded", String(!shown.hidden));
+    shown.textContent = shown.hidden ? "" : reference;
+    if (shown.hidden || !navigator.clipboard) return;
+    await navigator.clipboard.writeText(reference).then(() => shown.append(" (copied)"), () => undefined);
+  });
+  figure.querySelector("figcaption").append(button, shown);
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("article figure").forEach(offerCitation);
   // The theme leaves the book's title outside of all landmarks.
   document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
   document.querySelector(".bd-sidebar-primary")?.setAttribute("aria-label", "Book");
@@ -22,6 +49,10 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const entry of document.querySelectorAll(".citation-list, .citation-list [role]")) {
     entry.removeAttribute("role");
   }
+});
+// Paper cannot be unfolded.
+window.addEventListener("beforeprint", () => {
+  for (const fold of document.querySelectorAll("article details")) fold.open = true;
 });
 window.addEventListener("load", () => {
   const observer = new ResizeObserver(focusWhatScrolls);

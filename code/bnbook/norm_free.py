@@ -83,7 +83,41 @@ def scaled_standardized(weight: Tensor, gain: float | Tensor = 1.0, eps: float =
     return rows * scale
 
 
-class ScaledWSLinear(nn.Linear):
+class _ScaledWS(nn.Module):
+    """What the linear layer and the convolution share: gains, clipping, and how first filters are drawn."""
+
+    weight: Tensor
+    bias: Any  # a tensor or None; torch declares it differently in the two layers
+
+    def __init__(
+        self,
+        *args: Any,
+        gain: float = RELU_GAIN,
+        clipping: float | None = None,
+        eps: float = EPS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(self.weight.new_full((len(self.weight),), gain))
+        self.clipping = clipping
+        self.eps = eps
+
+    def reset_parameters(self) -> None:
+        """Draw filters with an expected squared length of 1, and set biases to 0."""
+        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def scaled_weight(self) -> Tensor:
+        """The scaled standardized weight, clipped on its way back."""
+        return scaled_standardized(_clipped(self), self.gain, self.eps)
+
+    def extra_repr(self) -> str:
+        """What ``print(layer)`` shows between the brackets."""
+        return f"{super().extra_repr()}, clipping={self.clipping}, eps={self.eps}"
+
+
+class ScaledWSLinear(_ScaledWS, nn.Linear):
     """Linear layer with scaled standardized rows, and a gain to learn for each of them.
 
     Parameters
@@ -103,35 +137,12 @@ class ScaledWSLinear(nn.Linear):
         For what ``nn.Linear``, :func:`scaled_standardized` or :func:`clip_adaptively` rejects.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        gain: float = RELU_GAIN,
-        clipping: float | None = None,
-        eps: float = EPS,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.gain = nn.Parameter(self.weight.new_full((self.out_features,), gain))
-        self.clipping = clipping
-        self.eps = eps
-
-    def reset_parameters(self) -> None:
-        """Draw filters with an expected squared length of 1, and set biases to 0."""
-        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
     def forward(self, x: Tensor) -> Tensor:
         """Multiply `x` by the scaled standardized weight."""
-        return F.linear(x, _clipped_and_scaled(self), self.bias)
-
-    def extra_repr(self) -> str:
-        """What ``print(layer)`` shows between the brackets."""
-        return f"{super().extra_repr()}, clipping={self.clipping}, eps={self.eps}"
+        return F.linear(x, self.scaled_weight(), self.bias)
 
 
-class ScaledWSConv2d(nn.Conv2d):
+class ScaledWSConv2d(_ScaledWS, nn.Conv2d):
     """Convolution with scaled standardized filters, and a gain to learn for each of them.
 
     Parameters
@@ -147,40 +158,13 @@ class ScaledWSConv2d(nn.Conv2d):
         As :class:`ScaledWSLinear`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        gain: float = RELU_GAIN,
-        clipping: float | None = None,
-        eps: float = EPS,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.gain = nn.Parameter(self.weight.new_full((self.out_channels,), gain))
-        self.clipping = clipping
-        self.eps = eps
-
-    def reset_parameters(self) -> None:
-        """Draw filters with an expected squared length of 1, and set biases to 0."""
-        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `x` with the scaled standardized filters."""
-        y: Tensor = self._conv_forward(x, _clipped_and_scaled(self), self.bias)
+        y: Tensor = self._conv_forward(x, self.scaled_weight(), self.bias)
         return y
 
-    def extra_repr(self) -> str:
-        """What ``print(layer)`` shows between the brackets."""
-        return f"{super().extra_repr()}, clipping={self.clipping}, eps={self.eps}"  # type: ignore[no-untyped-call]
 
-
-def _clipped_and_scaled(layer: ScaledWSLinear | ScaledWSConv2d) -> Tensor:
-    return scaled_standardized(_clipped(layer), layer.gain, layer.eps)
-
-
-def _clipped(layer: ScaledWSLinear | ScaledWSConv2d | ClippedLinear) -> Tensor:
+def _clipped(layer: _ScaledWS | ClippedLinear) -> Tensor:
     return layer.weight if layer.clipping is None else clip_adaptively(layer.weight, layer.clipping)
 
 

@@ -107,10 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     failures = []
     with ThreadPoolExecutor(jobs) as pool:
         # Only this thread touches the cache's database.
-        runs = {
-            pool.submit(execute, read_chapter(cache, page), page, line): page
-            for line, page in enumerate(stale)
-        }
+        runs = {pool.submit(execute, read_chapter(page), page, line): page for line, page in enumerate(stale)}
         try:
             for run in as_completed(runs):
                 try:

@@ -3,8 +3,8 @@
 * Images become WebP files, with their size in the page, and are loaded when they come near the window.
 * A chapter offers its notebook: as a download, and in Colab and on Binder if ``_config.yml`` names the public
   address of the repository.
-* A page describes itself: a chapter by the question that it answers. If ``html_baseurl`` is set there is a
-  picture to share it with, and a sitemap.
+* A page describes itself to search engines and reference managers: a chapter by the question that it
+  answers. If ``html_baseurl`` is set there is a picture to share it with, and a sitemap.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def question(text: str) -> str:
 
 
 def describe(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Add what search engines and messengers show of a page."""
+    """Add what search engines and messengers show of a page, and what a citation needs."""
     source = BOOK / f"{pagename.removeprefix('book/')}.md"
     text = question(source.read_text("utf-8")) if source.is_file() else ""
     about = re.sub(r"[*$`\\]", "", text) or FRONT
@@ -110,7 +110,9 @@ def describe(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
     tags["og:site_name"] = app.config.html_title
     if base := app.config.html_baseurl:
         tags |= {"og:url": f"{base.rstrip('/')}/{pagename}.html", "og:image": f"{base.rstrip('/')}/{PICTURE}"}
-    lines = [f'<meta name="description" content="{html.escape(about)}" />']
+    names = {"description": about, "citation_title": title, "citation_inbook_title": app.config.html_title}
+    names |= {"citation_author": app.config.author, "citation_publication_date": app.config.copyright}
+    lines = [f'<meta name="{name}" content="{html.escape(value)}" />' for name, value in names.items()]
     lines += [f'<meta property="{name}" content="{html.escape(value)}" />' for name, value in tags.items()]
     context["metatags"] = context.get("metatags", "") + "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Where the executed chapters are kept, and when they are out of date.
 
 jupyter-cache finds an executed chapter by its code cells. It does not see what the cells import,
-so each state of ``code/`` and ``requirements.txt`` has a cache folder of its own, and a chapter whose
+so each state of ``code/bnbook`` and ``requirements.txt`` has a cache folder of its own, and a chapter whose
 claims were reworded is executed again.
 """
 
@@ -11,12 +11,14 @@ import hashlib
 import re
 import shutil
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
+from jupyter_cache.readers import get_reader
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +27,7 @@ NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "_build" / "executed"
 KEPT_STATES = 3  # cache folders of earlier states of the package: going back costs no execution
 
-READER = {"type": "plugin", "name": "myst_nb_md"}
+READ = get_reader({"type": "plugin", "name": "myst_nb_md"})
 
 
 class Result(NamedTuple):
@@ -51,10 +53,15 @@ def chapters() -> list[Path]:
 
 
 def package_key() -> str:
-    """A hash of all that the chapters import: ``code/``, ``requirements.txt`` and the Python version."""
-    files = [ROOT / "requirements.txt", *sorted((ROOT / "code").rglob("*"))]
-    digest = hashlib.sha256(repr(sys.version_info[:3]).encode())
-    for file in files:
+    """A hash of all that the chapters import: ``code/bnbook``, the pinned packages and the Python version."""
+    code = files_key(ROOT / "requirements.txt", *(ROOT / "code/bnbook").rglob("*"))
+    return f"py{'.'.join(map(str, sys.version_info[:3]))}-{code}"
+
+
+def files_key(*files: Path) -> str:
+    """A hash of the names and contents of those files that are no by-products of Python's."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
         name = file.relative_to(ROOT).as_posix()
         if file.is_file() and not re.search(r"__pycache__|\.egg-info|/\.|\.pyc$", name):
             digest.update(f"{name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
@@ -63,10 +70,15 @@ def package_key() -> str:
 
 def fingerprint(chapter: Path) -> str:
     """A hash of what decides a chapter's outputs besides its cells: the package and its claims."""
-    claims: dict[str, Any] = yaml.safe_load((BOOK / "claims.yml").read_text("utf-8")) or {}
+    claims = _parsed((BOOK / "claims.yml").read_text("utf-8"))
     named = re.findall(r"claim\(\s*[\"']([\w-]+)[\"']", chapter.read_text("utf-8"))
     mine = {name: claims.get(name) for name in sorted(named)}
     return hashlib.sha256(f"{package_key()}{mine}".encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)  # all chapters ask for the same text, and it takes .4 s to parse
+def _parsed(claims: str) -> dict[str, Any]:
+    return yaml.safe_load(claims) or {}
 
 
 def open_cache() -> JupyterCacheAbstract:
@@ -80,15 +92,14 @@ def open_cache() -> JupyterCacheAbstract:
     return get_cache(str(folder))
 
 
-def read_chapter(cache: JupyterCacheAbstract, chapter: Path) -> NotebookNode:
+def read_chapter(chapter: Path) -> NotebookNode:
     """The chapter as a notebook without outputs."""
-    record = cache.add_nb_to_project(str(chapter), read_data=READER)
-    return cache.get_project_notebook(record.pk).nb
+    return READ(str(chapter))
 
 
 def find_result(cache: JupyterCacheAbstract, chapter: Path) -> Result | None:
     """The executed chapter, if its cells, the package and its claims are as they were then."""
-    notebook = read_chapter(cache, chapter)
+    notebook = read_chapter(chapter)
     try:
         record = cache.match_cache_notebook(notebook)
     except KeyError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -24,7 +25,15 @@ from bookbuild.results import BOOK
 Floats = NDArray[np.float64]
 Data = dict[str, Any]
 
-__all__ = ["SLIDERS", "Slider", "landscape_walks", "loss", "loss_gradient", "mini_batch_gradients"]
+__all__ = [
+    "SLIDERS",
+    "Slider",
+    "landscape_walks",
+    "loss",
+    "loss_gradient",
+    "mini_batch_gradients",
+    "save_picture",
+]
 
 BOUND = float(np.log(19))  # a sigmoid is saturated beyond it, as in the chapter on saturation
 LANDSCAPE = BOOK / "sliders" / "landscape.json"
@@ -329,6 +338,12 @@ def _draw_group_norm(start: Data) -> Figure:
         ax.set(xlabel="channels", ylabel="positions")
     axes[0, 0].plot(0.5, 0.5, "ko")
     return fig
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write the picture, and forget the figure."""
+    figure.savefig(path)
+    plt.close(figure)
 
 
 SLIDERS = {

@@ -20,13 +20,10 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-import matplotlib.pyplot as plt
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-
-from bookbuild.slider_data import SLIDERS
 
 
 class SliderDirective(SphinxDirective):
@@ -41,6 +38,9 @@ class SliderDirective(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Draw the picture and embed the numbers."""
+        # Loading this takes a second; most builds read no page that has a slider.
+        from bookbuild.slider_data import SLIDERS, save_picture
+
         name = self.arguments[0]
         if name not in SLIDERS:
             raise self.error(f"slider: got {name!r}, there are {', '.join(SLIDERS)}")
@@ -49,11 +49,9 @@ class SliderDirective(SphinxDirective):
         start = SLIDERS[name].data()
         picture = Path(self.env.srcdir) / "_build" / "sliders" / f"{name}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        drawn = SLIDERS[name].draw(start)
-        drawn.savefig(picture)
-        plt.close(drawn)
+        save_picture(SLIDERS[name].draw(start), picture)
 
-        figure = nodes.figure("", classes=["slider"], slider=name)
+        figure = nodes.figure("", classes=["slider"], script=SLIDERS[name].script)
         image = nodes.image(uri=f"/_build/sliders/{name}.png", alt=self.options["alt"])
         numbers = json.dumps(start, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
         script = f'<script type="application/json" data-slider="{name}">{numbers}</script>'
@@ -69,10 +67,10 @@ class SliderDirective(SphinxDirective):
 def add_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Load the scripts on the pages that use them, and on no other."""
     figures = doctree.findall(nodes.figure) if doctree is not None else ()
-    names = [figure["slider"] for figure in figures if "slider" in figure]
-    if names:
+    scripts = [figure["script"] for figure in figures if "script" in figure]
+    if scripts:
         app.add_css_file("sliders/slider.css")
-        for script in dict.fromkeys(["slider", *(SLIDERS[name].script for name in names)]):
+        for script in dict.fromkeys(["slider", *scripts]):
             app.add_js_file(f"sliders/{script}.js")
 
 

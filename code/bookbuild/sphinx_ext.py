@@ -1,7 +1,7 @@
 """What the book adds to Sphinx.
 
 * Outputs come from the executed chapters of :mod:`bookbuild.results`, and a page whose outputs changed
-  is read again even if its text did not.
+  is read again even if its text did not; so is one whose tables collect something that changed.
 * ``{runtime}`` tells how long a chapter runs; ``{claims-table}`` and ``{chapter-map}`` collect all chapters.
 * ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`).
 * The sources that docstrings cite are those of ``references.bib``.
@@ -35,14 +35,13 @@ from bookbuild.results import (
     EXECUTED,
     Result,
     chapters,
+    files_key,
     find_result,
     fingerprint,
     open_cache,
     package_key,
     parts,
 )
-
-COLLECTED_ON = ("book/claims", "book/index")  # pages that depend on every chapter's outputs
 
 
 @cache
@@ -76,7 +75,8 @@ class Runtime(SphinxRole):
 class ParsedDirective(SphinxDirective):
     """A directive whose content is MyST text made at build time."""
 
-    def text(self) -> str:
+    @classmethod
+    def text(cls) -> str:
         """The MyST text."""
         raise NotImplementedError
 
@@ -96,7 +96,8 @@ def _row(cells: Iterable[object]) -> str:
 class ClaimsTable(ParsedDirective):
     """All claims with source, published figure, our measurement and verdict."""
 
-    def text(self) -> str:
+    @classmethod
+    def text(cls) -> str:
         """Unfolding tables, one a chapter, below the counts; a claim that no chapter checks is an error."""
         claims = read_claims()
         checked = [(result, list(checked_claims(result))) for result in results().values()]
@@ -104,12 +105,12 @@ class ClaimsTable(ParsedDirective):
         unchecked = sorted(set(claims) - seen)
         if unchecked:
             raise ExtensionError(f"claims.yml: no chapter checks {', '.join(unchecked)}")
-        parts = [f"Of {len(claims)} claims {self.verdicts(claims, seen)}."]
+        parts = [f"Of {len(claims)} claims {cls.verdicts(claims, seen)}."]
         for result, rows in checked:
             if rows:
                 title = result.notebook.cells[0].source.partition("\n")[0].lstrip("# ")
-                head = f"{title}: {self.verdicts(claims, [name for name, _ in rows])}"
-                parts.append(f":::{{dropdown}} {head}\n{self.table(claims, rows)}\n:::")
+                head = f"{title}: {cls.verdicts(claims, [name for name, _ in rows])}"
+                parts.append(f":::{{dropdown}} {head}\n{cls.table(claims, rows)}\n:::")
         return "\n\n".join(parts)
 
     @staticmethod
@@ -143,12 +144,13 @@ class ClaimsTable(ParsedDirective):
 class ChapterMap(ParsedDirective):
     """The chapters, by parts, with the question each answers, what it builds on, and the time it runs."""
 
-    def text(self) -> str:
+    @classmethod
+    def text(cls) -> str:
         """One table a part. A chapter builds on those that its paragraph "You need ..." names."""
         executed = results()
         lines: list[str] = []
         for caption, pages in parts().items():
-            rows = [self.row(page, executed[page]) for page in pages if page in executed]
+            rows = [cls.row(page, executed[page]) for page in pages if page in executed]
             if rows:
                 head = _row(["Chapter", "The question it answers", "Builds on", "Claims", "Runs in"])
                 lines += [f":::{{rubric}} {caption}\n:::\n", head, "| --- " * 5 + "|", *rows, ""]
@@ -168,6 +170,9 @@ class ChapterMap(ParsedDirective):
         return _row([f"{{doc}}`/book/{page.stem}`", asked, builds_on, claims, f"{result.seconds:.0f} s"])
 
 
+COLLECTED: dict[str, type[ParsedDirective]] = {"book/claims": ClaimsTable, "book/index": ChapterMap}
+
+
 def use_executed_chapters(app: Sphinx, config: Any) -> None:
     """Point myst-nb at the cache of this state of the package."""
     config.nb_execution_cache_path = str(EXECUTED / package_key())
@@ -178,12 +183,12 @@ def use_executed_chapters(app: Sphinx, config: Any) -> None:
 def reread_changed_outputs(
     app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
 ) -> list[str]:
-    """Name the pages whose outputs are not those that were read last time."""
-    before: dict[str, str] = getattr(env, "bnbook_fingerprints", {})
+    """Name the pages whose outputs, or what they collect of others, changed since they were read."""
+    before: dict[str, str] = getattr(env, "bnbook_read", {})
     now = {f"book/{chapter.stem}": fingerprint(chapter) for chapter in chapters()}
-    env.bnbook_fingerprints = now  # type: ignore[attr-defined]
-    outdated = [page for page in now if before.get(page) != now[page]]
-    return [page for page in [*outdated, *COLLECTED_ON] if page in env.found_docs]
+    now |= {page: directive.text() for page, directive in COLLECTED.items()}
+    env.bnbook_read = now  # type: ignore[attr-defined]
+    return [page for page in now if page in env.found_docs and before.get(page) != now[page]]
 
 
 def tidy_docstring(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
@@ -212,20 +217,27 @@ def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, 
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def mathjax_folder() -> Path:
+    """Where the installed MathJax is."""
+    package = find_spec("sphinx-mathjax-offline")  # with hyphens, so it cannot be imported by name
+    if package is None or package.origin is None:
+        raise ExtensionError("sphinx-mathjax-offline is missing: install what requirements.txt names")
+    return Path(package.origin).parent / "static" / "mathjax"
+
+
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
-    """Copy the two MathJax files that the pages load (the package's whole folder has 24 MB)."""
-    # The package's name has hyphens, so it cannot be imported by name.
-    package = find_spec("sphinx-mathjax-offline")
-    if exception is None and app.builder.format == "html" and package and package.origin:
-        folder = Path(package.origin).parent / "static" / "mathjax"
+    """Copy the two MathJax files that the pages load (the whole folder has 24 MB)."""
+    if exception is None and app.builder.format == "html":
         for name in ("tex-svg.js", "ui/lazy.js"):
             target = Path(app.outdir) / "_static" / "mathjax" / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, target)
+            shutil.copyfile(mathjax_folder() / name, target)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything."""
+    # With another state of these tools, every page is read again.
+    app.add_config_value("bookbuild_state", files_key(*Path(__file__).parent.glob("*.py")), "env")
     app.add_role("runtime", Runtime())
     app.add_directive("claims-table", ClaimsTable)
     app.add_directive("chapter-map", ChapterMap)

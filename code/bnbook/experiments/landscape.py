@@ -39,6 +39,7 @@ NORMS: dict[str, models.Norm] = {
 
 # A list is an axis of the grid.
 _MLP: dict[str, Any] = {"network": "mlp", "norm": ["none", "batch"], "batch_size": 64}
+_VGG: dict[str, Any] = {"network": "vgg", "norm": ["none", "batch", "l1", "linf"], "lr": [0.01, 0.1]}
 SCALES: dict[str, list[dict[str, Any]]] = {
     "small": [
         _MLP | {"activation": "relu", "depth": 6, "lr": 0.1, "steps": 60, "every": 15},
@@ -47,11 +48,9 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         _MLP | {"activation": "tanh", "depth": 6, "lr": 0.01, "steps": 25, "every": 25},
     ],
     "medium": [
-        {
-            "network": "vgg",
-            "norm": ["none", "batch", "l1", "linf"],
+        _VGG
+        | {
             "batch_size": 32,
-            "lr": [0.01, 0.1],
             "steps": 2001,
             "every": 50,
             "images": "small",
@@ -59,11 +58,9 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "full": [
-        {
-            "network": "vgg",
-            "norm": ["none", "batch", "l1", "linf"],
+        _VGG
+        | {
             "batch_size": 128,
-            "lr": [0.01, 0.1],
             "steps": 15_000,
             "every": 100,
             "images": "full",
