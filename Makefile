@@ -39,8 +39,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 serve: book  ## build, then serve the HTML on http://localhost:8000
 	$(BIN)/python -m http.server --bind localhost --directory $(HTML) 8000
 
-pdf: execute  ## print the whole book (needs Chromium)
-	$(BIN)/jupyter-book build . --builder singlehtml -W -n --keep-going --quiet
+pdf: book  ## print the whole book (needs Chromium)
 	$(BIN)/python -m bookbuild.pdf
 
 test: lint unit nbval  ## style, types, unit and property tests, and nbval on every notebook

@@ -1,6 +1,7 @@
 """The built pages, opened from the file system in Chromium without a network: `make test-web`."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
@@ -10,6 +11,7 @@ from browser import HTML, SETTLED_MS
 from bs4 import BeautifulSoup
 from PIL import Image
 
+from bookbuild.pdf import joined, printed_pages
 from bookbuild.results import NOTEBOOKS, chapters
 
 PAGES = [*sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html")), "search.html"]
@@ -146,3 +148,12 @@ def test_every_internal_link_leads_somewhere(name):
                 tag["id"] for tag in BeautifulSoup(path.read_text("utf-8"), "html.parser").select("[id]")
             }
         assert not fragment or unquote(fragment) in ids[path], link["href"]
+
+
+def test_every_link_of_the_printed_book_leads_to_one_place_in_it():
+    book = BeautifulSoup(joined(HTML, printed_pages()), "html.parser")
+    places = Counter(tag["id"] for tag in book.select("[id]"))
+    links = {link["href"].removeprefix("#") for link in book.select('a[href^="#"]')}
+    assert len(links) > 500
+    assert {link: places[link] for link in links if places[link] != 1} == {}
+    assert all((HTML / image["src"]).is_file() for image in book.select("img"))

@@ -37,7 +37,9 @@ function offerCitation(figure) {
     if (shown.hidden || !navigator.clipboard) return;
     await navigator.clipboard.writeText(reference).then(() => shown.append(" (copied)"), () => undefined);
   });
-  figure.querySelector("figcaption").append(button, shown);
+  const caption = figure.querySelector("figcaption");
+  (caption.querySelector("p") ?? caption).append(" ", button);
+  caption.append(shown);
 }
 
 document.addEventListener("DOMContentLoaded", () => {
@@ -50,9 +52,9 @@ document.addEventListener("DOMContentLoaded", () => {
     entry.removeAttribute("role");
   }
 });
-// Paper cannot be unfolded.
+// Paper cannot be unfolded. Hidden code stays hidden.
 window.addEventListener("beforeprint", () => {
-  for (const fold of document.querySelectorAll("article details")) fold.open = true;
+  for (const fold of document.querySelectorAll("article details:not(.hide)")) fold.open = true;
 });
 window.addEventListener("load", () => {
   const observer = new ResizeObserver(focusWhatScrolls);

@@ -217,6 +217,18 @@ def skip_field_numbers(app: Sphinx, what: str, name: str, obj: Any, skip: bool, 
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+# startup.js and core.js, and what `mathjax3_config` in _config.yml names; output/svg asks for its glyphs.
+MATHJAX_FILES = (
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "output/svg.js",
+    "output/svg/fonts/tex.js",
+    "a11y/assistive-mml.js",
+    "ui/lazy.js",
+)
+
+
 def mathjax_folder() -> Path:
     """Where the installed MathJax is."""
     package = find_spec("sphinx-mathjax-offline")  # with hyphens, so it cannot be imported by name
@@ -226,9 +238,9 @@ def mathjax_folder() -> Path:
 
 
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
-    """Copy the two MathJax files that the pages load (the whole folder has 24 MB)."""
+    """Copy what the pages load of MathJax (the whole folder has 24 MB)."""
     if exception is None and app.builder.format == "html":
-        for name in ("tex-svg.js", "ui/lazy.js"):
+        for name in MATHJAX_FILES:
             target = Path(app.outdir) / "_static" / "mathjax" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(mathjax_folder() / name, target)
