@@ -91,15 +91,13 @@ def test_formulas_are_set_when_they_come_near_the_window(open_page):
     last.locator("svg").first.wait_for(timeout=SETTLED_MS)
 
 
-def test_a_formula_that_scrolls_can_be_scrolled_with_the_keyboard(open_page):
-    page = open_page("book/backward.html", width=375)
-    wide = page.locator("div.math:has(mjx-container)").first
-    wide.scroll_into_view_if_needed()
-    page.wait_for_function(
-        """() => [...document.querySelectorAll("mjx-container")].some(
-          (formula) => formula.scrollWidth > formula.clientWidth && formula.tabIndex === 0)""",
-        timeout=SETTLED_MS,
-    )
+def test_the_formulas_that_scroll_and_no_others_can_be_scrolled_with_the_keyboard(open_page):
+    page = open_page("book/backward.html", width=375, maths=True)
+    page.wait_for_function("document.querySelector('mjx-container[tabindex]')", timeout=SETTLED_MS)
+    wide = """[...document.querySelectorAll("mjx-container")].filter((formula) =>
+      formula.scrollWidth > formula.clientWidth && getComputedStyle(formula).overflowX === "auto").length"""
+    assert page.locator("mjx-container[tabindex='0']").count() == page.evaluate(wide) > 5
+    assert page.locator("span.math[tabindex]").count() == 0
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -107,6 +105,34 @@ def test_a_page_does_not_scroll_sideways_on_a_phone(open_page, name):
     page = open_page(name, width=375, maths=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert page.faults == []
+
+
+@pytest.mark.parametrize("name", ["book/backward.html", "book/index.html", "book/claims.html"])
+def test_the_keyboard_alone_reaches_all_that_can_be_used_and_one_sees_where_it_is(open_page, name):
+    page = open_page(name, maths=True)
+    unseen = []
+    for _ in range(1000):
+        page.keyboard.press("Tab")
+        at = page.evaluate(
+            """() => {
+              const element = document.activeElement, style = getComputedStyle(element);
+              if (element === document.body || element.dataset.reached) return null;
+              element.dataset.reached = true;
+              const ring = style.outlineStyle !== "none" || style.boxShadow !== "none";
+              return [ring && element.getBoundingClientRect().width > 0, element.outerHTML.slice(0, 80)];
+            }"""
+        )
+        if at is None:
+            break
+        if not at[0]:
+            unseen.append(at[1])
+    assert unseen == []
+    left = page.evaluate(
+        """() => [...document.querySelectorAll("a[href], button, summary, input, [tabindex='0']")]
+          .filter((e) => !e.dataset.reached && e.checkVisibility({ visibilityProperty: true }))
+          .map((e) => e.outerHTML.slice(0, 80))"""
+    )
+    assert left == []
 
 
 def test_the_search_finds_a_word_of_the_text_without_a_network(open_page):

@@ -58,5 +58,5 @@ window.addEventListener("beforeprint", () => {
 });
 window.addEventListener("load", () => {
   const observer = new ResizeObserver(focusWhatScrolls);
-  for (const element of document.querySelectorAll("article .math, article pre, article table")) observer.observe(element);
+  for (const element of document.querySelectorAll("article div.math, article pre, article table")) observer.observe(element);
 });
