@@ -105,6 +105,17 @@ def test_a_page_does_not_scroll_sideways_on_a_phone(open_page, name):
     page = open_page(name, width=375, maths=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert page.faults == []
+    cut_off = page.evaluate(
+        """() => {
+          const scrolls = (e) => e !== document.documentElement
+            && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+          const outside = (e) => e.getBoundingClientRect().right > innerWidth + 1;
+          return [...document.querySelectorAll("main :is(p, a, h1, h2, h3, li, dt, figcaption, button)")]
+            .filter((e) => e.checkVisibility() && outside(e) && !scrolls(e))
+            .map((e) => e.outerHTML.slice(0, 80));
+        }"""
+    )
+    assert cut_off == []
 
 
 @pytest.mark.parametrize("name", ["book/backward.html", "book/index.html", "book/claims.html"])

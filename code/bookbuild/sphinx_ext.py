@@ -105,11 +105,11 @@ class ClaimsTable(ParsedDirective):
         unchecked = sorted(set(claims) - seen)
         if unchecked:
             raise ExtensionError(f"claims.yml: no chapter checks {', '.join(unchecked)}")
-        parts = [f"Of {len(claims)} claims {cls.verdicts(claims, seen)}."]
+        parts = [f"All {len(claims)} claims: {cls.verdicts(claims, seen)}."]
         for result, rows in checked:
             if rows:
                 title = result.notebook.cells[0].source.partition("\n")[0].lstrip("# ")
-                head = f"{title}: {cls.verdicts(claims, [name for name, _ in rows])}"
+                head = f"{title} – {cls.verdicts(claims, [name for name, _ in rows])}"
                 parts.append(f":::{{dropdown}} {head}\n{cls.table(claims, rows)}\n:::")
         return "\n\n".join(parts)
 
@@ -117,8 +117,8 @@ class ClaimsTable(ParsedDirective):
     def verdicts(claims: dict[str, Claim], names: Iterable[str]) -> str:
         """How many of them have each verdict."""
         counts = Counter(claims[name].expect for name in names)
-        words = {"holds": "hold here", "reverses": "do not hold at our scale", "corrected": "are corrected"}
-        return ", ".join(f"{counts[verdict]} {text}" for verdict, text in words.items() if counts[verdict])
+        words = {"holds": "holds here", "reverses": "does not hold at our scale", "corrected": "is corrected"}
+        return ", ".join(f"{text}: {counts[verdict]}" for verdict, text in words.items() if counts[verdict])
 
     @staticmethod
     def table(claims: dict[str, Claim], rows: list[tuple[str, list[float]]]) -> str:

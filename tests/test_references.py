@@ -1,0 +1,30 @@
+"""The book's sources."""
+
+import re
+from collections import Counter
+
+import pytest
+from pybtex.database import parse_file
+
+from bookbuild.results import BOOK, ROOT
+
+SOURCES = parse_file(str(BOOK / "references.bib")).entries
+
+
+def test_no_source_stands_there_twice():
+    titles = Counter(re.sub(r"\W", "", entry.fields["title"].lower()) for entry in SOURCES.values())
+    assert [title for title, count in titles.items() if count > 1] == []
+
+
+def test_every_source_has_its_place():
+    texts = [path.read_text("utf-8") for path in (*BOOK.glob("*.md"), BOOK / "claims.yml")]
+    texts += [path.read_text("utf-8") for path in (ROOT / "code/bnbook").rglob("*.py")]
+    named = set(re.findall(r"\w+", "\n".join(texts)))
+    assert set(SOURCES) - named == set()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_names_are_written_in_unicode_since_the_labels_are_made_of_their_letters(name):
+    assert not re.search(r"\\", str(SOURCES[name].persons))
+    assert SOURCES[name].persons["author"]
+    assert SOURCES[name].fields["year"].isdigit()
