@@ -186,6 +186,22 @@ def test_a_step_moves_no_unit_further_than_rate_times_clipping_times_its_length(
     assert moved.max() <= 0.05 * rate * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("kind", [ScaledWSLinear, ScaledWSConv2d])
+def test_a_layer_with_scaled_weights_clips_the_gradient_of_its_weight_and_no_other(kind):
+    make, x = (
+        (kind, draw(8, 6)) if kind is ScaledWSLinear else (lambda *a, **k: kind(*a, 3, **k), draw(2, 6, 5, 5))
+    )
+    clipped, free = make(6, 4, clipping=0.01).double(), make(6, 4).double()
+    clipped.load_state_dict(free.state_dict())
+    for layer in (clipped, free):
+        layer(x).pow(3).sum().backward()
+    weight, gradient = free.weight.detach(), free.weight.grad
+    torch.testing.assert_close(clipped.weight.grad, clipped_gradient(weight, gradient, 0.01))
+    assert clipped.weight.grad.norm() < free.weight.grad.norm() / 2
+    for name in ("gain", "bias"):
+        assert torch.equal(getattr(clipped, name).grad, getattr(free, name).grad)
+
+
 def test_the_inputs_gradient_is_not_clipped():
     x = draw(7, 6).requires_grad_()
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ text, numbers, formulas and figures of the pages, and what links from page to pa
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shutil
 import sys
@@ -119,8 +120,7 @@ def _article(html: Path, name: str, names: list[str]) -> Tag:
 
 def _from_root(name: str, address: str) -> str:
     """An address on the page `name`, as the folder of all pages sees it."""
-    root = Path("/")
-    return (root / name).parent.joinpath(address).resolve().relative_to(root).as_posix()
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), address))
 
 
 def main() -> int:
