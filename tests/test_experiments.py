@@ -342,6 +342,14 @@ def test_ics_revisited_says_of_the_longer_run_what_its_table_shows():
     calm = {n: along(linear, "cosine", 100, 5000, lr=1e-7, norm=n).median() for n in ("none", "batch")}
     assert calm["none"] > 0.95
     assert calm["batch"] < 0
+    plain = linear[(linear.lr == 1e-7) & (linear.norm == "none") & (linear.step >= 100)]
+    cosines = plain.dropna(subset=["cosine"]).pivot_table("cosine", "seed", "step", aggfunc="min")
+    assert (cosines.min(axis=1) > 0.95).sum() == 4  # calm on four of five seeds
+    turning = cosines.loc[cosines.min(axis=1).idxmin()]
+    turned = turning[turning < 0].index  # on the fifth they turn round twice, and calm down
+    assert turned[turned < 1200].to_numpy().mean() == pytest.approx(800, abs=100)
+    assert turned[turned >= 1200].to_numpy().mean() == pytest.approx(1600, abs=100)
+    assert (turning[[1200, 1300, 1400, *turning.index[turning.index >= 2000]]] > 0.9).all()
 
 
 def test_landscape_says_of_the_longer_run_what_its_table_shows():
@@ -356,6 +364,9 @@ def test_landscape_says_of_the_longer_run_what_its_table_shows():
         assert plain_over_batch(value, 200, 1000, 0.1) > 2
         assert plain_over_batch(value, 0, 900, 0.01) < 0.1
         assert plain_over_batch(value, 1500, 2000, 0.01) > 2
+    looks = table[table.lr == 0.1].pivot_table("range", "step", "norm", aggfunc="median")
+    ratio = (looks["none"] / looks["batch"]).loc[200:]
+    assert 3 < ratio.loc[:1300].median() < 10 < ratio.max()  # several times, at some looks more than ten
     assert plain_over_batch("range", 200, 1000, 0.1) > plain_over_batch("range", 1500, 2000, 0.1) > 1
     assert 0.8 < plain_over_batch("beta", 1500, 2000, 0.1) < 1.25  # about the same
     last = along(table, "loss", 1950, 2000, lr=0.01, norm="none")
