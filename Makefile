@@ -24,7 +24,8 @@ $(READY): requirements.txt code/pyproject.toml
 	@touch $@
 
 book: execute  ## execute what changed and build the HTML
-	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	@# Sphinx warns of a page only when it reads it: after a failure all are read again, or the next build would pass.
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }
 	@echo "Open $(CURDIR)/$(HTML)/index.html"
 
 execute: $(READY)
