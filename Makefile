@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HTML := _build/html
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 
 # One thread a process: networks of this size are bound by overhead, and processes share the cores.
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute notebooks lab serve pdf test lint unit nbval test-web bench bench-page clean
+.PHONY: help book live execute notebooks check hooks lab serve pdf test lint unit nbval test-web bench bench-page clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,16 +24,27 @@ $(READY): requirements.txt code/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-book: execute  ## execute what changed and build the HTML
-	@# Sphinx warns of a page only when it reads it: after a failure all are read again, or the next build would pass.
-	$(BIN)/jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }
-	@echo "Open $(CURDIR)/$(HTML)/index.html"
+book: $(READY)  ## execute what changed and build the HTML
+	@$(BIN)/python -m bookbuild.build
+
+live: $(READY)  ## build, serve on http://localhost:8000, and rebuild at every save
+	@$(BIN)/python -m bookbuild.live
 
 execute: $(READY)
-	@$(BIN)/python -m bookbuild.execute
+	@$(BIN)/python -m bookbuild.execute $(PAGE)
 
-notebooks: execute  ## write notebooks/ from book/, executed
-	@$(BIN)/python -m bookbuild.notebooks
+notebooks: execute  ## write notebooks/ from book/, executed; PAGE=batch_norm: that one alone
+	@$(BIN)/python -m bookbuild.notebooks $(PAGE)
+
+check: lint  ## all that a change of one page needs: make check PAGE=batch_norm
+	@test -n "$(PAGE)" || { echo "Name a page: make check PAGE=batch_norm"; exit 1; }
+	@$(BIN)/python -m bookbuild.execute $(PAGE)
+	@$(BIN)/python -m bookbuild.notebooks $(PAGE)
+	$(BIN)/python -m pytest -c tests/pytest.ini notebooks/$(PAGE).ipynb $(NBVAL)
+	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore-glob '*_web.py' -k "$(notdir $(PAGE)) or claims or references"
+
+hooks: $(READY)  ## let git check a commit before it is made
+	$(BIN)/prek install
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -49,14 +61,14 @@ lint: $(READY)
 	$(BIN)/ruff check --config code/pyproject.toml code tests benchmarks
 	$(BIN)/ruff format --check --config code/pyproject.toml code tests benchmarks
 	cd code && ../$(BIN)/mypy bnbook bookbuild
+	cd code && ../$(BIN)/lint-imports
 
 unit: $(READY)
 	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore-glob '*_web.py' \
 	  --cov=bnbook --cov-branch --cov-report=term:skip-covered --cov-fail-under=95
 
 nbval: $(READY)
-	$(BIN)/python -m pytest -c tests/pytest.ini notebooks --nbval --nbval-current-env \
-	  --nbval-sanitize-with tests/sanitize.cfg --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest -c tests/pytest.ini notebooks $(NBVAL) --numprocesses auto --dist loadscope
 
 test-web: book  ## open the built pages in Chromium, with the network blocked
 	$(BIN)/python -m pytest -c tests/pytest.ini tests/test_web.py tests/test_sliders_web.py --numprocesses auto

@@ -8,23 +8,23 @@ import sys
 import nbformat
 import pytest
 
-from bookbuild import execute, notebooks, results
+from bookbuild import execute, keys, notebooks, results
 
 CHAPTERS = results.chapters()
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.stem)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=results.name_of)
 def test_a_notebook_is_in_step_with_its_chapter_and_no_cell_is_unexecuted(chapter):
     assert notebooks.problems(chapter) == []
 
 
 def test_no_notebook_is_left_over():
-    assert {path.stem for path in results.NOTEBOOKS.glob("*.ipynb")} == {chapter.stem for chapter in CHAPTERS}
+    assert {*results.NOTEBOOKS.rglob("*.ipynb")} == {notebooks.pair_of(chapter) for chapter in CHAPTERS}
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.stem)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=results.name_of)
 def test_every_figure_has_a_name_a_caption_and_alternative_text(chapter):
-    pair = nbformat.read(results.NOTEBOOKS / f"{chapter.stem}.ipynb", as_version=4)
+    pair = nbformat.read(notebooks.pair_of(chapter), as_version=4)
     drawing = [cell for cell in pair.cells if "<Figure" in str(cell.get("outputs", ""))]
     assert len(drawing) >= 4
     for cell in drawing:
@@ -35,21 +35,25 @@ def test_every_figure_has_a_name_a_caption_and_alternative_text(chapter):
 
 @pytest.fixture
 def book(tmp_path, monkeypatch):
-    """A book of one chapter, in a folder of its own."""
-    for folder in ("book", "notebooks", "code/bnbook"):
+    """A book of one page, in a folder of its own, with a package of two modules."""
+    for folder in ("book", "notebooks", "code/bnbook/assets"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "requirements.txt").write_text("numpy\n", "utf-8")
-    (tmp_path / "code/bnbook/norms.py").write_text("EPS = 1e-5\n", "utf-8")
+    code = tmp_path / "code/bnbook"
+    (tmp_path / "code/pyproject.toml").write_text('[project]\ndependencies = ["numpy>=2"]\n', "utf-8")
+    (code / "__init__.py").write_text('"""A package."""\n', "utf-8")
+    (code / "norms.py").write_text('"""Norms.\n\nMore words.\n"""\n\nEPS = 1e-5\n', "utf-8")
+    (code / "layers.py").write_text("from bnbook import norms\n", "utf-8")
     (tmp_path / "book/claims.yml").write_text("one: {says: a}\n", "utf-8")
     (tmp_path / "_toc.yml").write_text("parts: [{chapters: [{file: book/tiny}]}]\n", "utf-8")
     write(tmp_path / "book/tiny.md", "1 + 1")
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(execute, "ROOT", tmp_path)
-    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    for module in (keys, results, execute, notebooks):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(results, "BOOK", tmp_path / "book")
     monkeypatch.setattr(results, "EXECUTED", tmp_path / "_build/executed")
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
-    return tmp_path
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    yield tmp_path
+    keys.forget()
 
 
 def write(chapter, *cells, prose="A page."):
@@ -60,26 +64,82 @@ def write(chapter, *cells, prose="A page."):
 
 
 def executed(capsys):
-    """Run the executor; how many chapters it executed."""
+    """Run the executor, as a new process would; how many pages it executed."""
+    keys.forget()
     assert execute.main(["--jobs", "1"]) == 0
     return int(re.search(r"(\d+) to execute", capsys.readouterr().out)[1])
 
 
-def test_a_chapter_is_executed_again_only_if_its_outputs_could_change(book, capsys):
-    chapter = book / "book/tiny.md"
+def test_a_page_is_executed_again_only_if_its_outputs_could_change(book, capsys):
+    page = book / "book/tiny.md"
     assert executed(capsys) == 1
     assert executed(capsys) == 0
-    write(chapter, "1 + 1", prose="Other words.")
+    write(page, "1 + 1", prose="Other words.")
     assert executed(capsys) == 0
-    write(chapter, "1 + 2")
+    page.write_text(page.read_text("utf-8").replace("ipython3\n", "ipython3\n:tags: [hide-input]\n\n"), "utf-8")
+    assert executed(capsys) == 0
+    (book / "code/bnbook/norms.py").write_text("EPS = 1e-3\n", "utf-8")  # nothing imports it
+    (book / "code/bnbook/empty.py").write_text("", "utf-8")
+    assert executed(capsys) == 0
+    write(page, "1 + 2")
     assert executed(capsys) == 1
-    (book / "code/bnbook/norms.py").write_text("EPS = 1e-3\n", "utf-8")
+    write(page, "1 + 1")  # as it was
+    assert executed(capsys) == 0
+
+
+def test_the_modules_that_a_page_imports_count_also_through_others(book, capsys):
+    write(book / "book/tiny.md", "from bnbook import layers")
+    norms = book / "code/bnbook/norms.py"
     assert executed(capsys) == 1
-    (book / "requirements.txt").write_text("numpy==2\n", "utf-8")
+    norms.write_text(norms.read_text("utf-8").replace("More words", "Other words"), "utf-8")
+    assert executed(capsys) == 0  # no output shows more of a docstring than its first line
+    norms.write_text(norms.read_text("utf-8").replace("Norms.", "All norms."), "utf-8")
+    assert executed(capsys) == 1
+    norms.write_text(norms.read_text("utf-8").replace("1e-5", "1e-3  # why"), "utf-8")
     assert executed(capsys) == 1
 
 
-def test_a_chapter_is_executed_again_if_a_claim_of_its_own_was_reworded(book, capsys):
+def test_a_page_depends_on_its_own_exercises_and_on_all_that_a_module_imports_by_name(book):
+    package = book / "code/bnbook"
+    for name in ("exercises/__init__", "exercises/tiny", "exercises/other", "plugins/__init__", "plugins/one"):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / f"{name}.py").write_text("import importlib; importlib.import_module('x')\n", "utf-8")
+    write(book / "book/tiny.md", "from bnbook.exercises import check\ncheck('tiny.1', 3)\nimport bnbook.plugins")
+    assert keys.closure(book / "book/tiny.md") == {
+        *("bnbook", "bnbook.exercises", "bnbook.exercises.tiny", "bnbook.plugins", "bnbook.plugins.one")
+    }
+
+
+def test_data_count_for_the_pages_that_may_read_them(book, capsys):
+    (book / "code/bnbook/data.py").write_text("", "utf-8")
+    (book / "code/bnbook/assets/a.csv").write_text("1", "utf-8")
+    write(book / "book/tiny.md", "from bnbook import data")
+    assert executed(capsys) == 1
+    (book / "code/bnbook/assets/a.csv").write_text("2", "utf-8")
+    assert executed(capsys) == 1
+    write(book / "book/tiny.md", "from bnbook import norms")
+    assert executed(capsys) == 1
+    (book / "code/bnbook/assets/a.csv").write_text("3", "utf-8")
+    assert executed(capsys) == 0
+
+
+def test_a_package_that_was_upgraded_by_hand_counts_and_one_that_no_page_uses_does_not(book, capsys, monkeypatch):
+    assert executed(capsys) == 1
+    installed = dict(numpy="9.9", ruff="9.9")
+    monkeypatch.setattr(keys, "version", lambda name: installed[name])
+    assert executed(capsys) == 1
+    installed["ruff"] = "10"
+    assert executed(capsys) == 0
+
+
+def test_a_module_that_the_key_of_a_page_misses_is_an_error(book, capsys):
+    write(book / "book/tiny.md", "__import__('bnbook.norms')")
+    keys.forget()
+    assert execute.main([]) == 1
+    assert "book/tiny.md: loads bnbook, bnbook.norms, which" in capsys.readouterr().err
+
+
+def test_a_page_is_executed_again_if_a_claim_of_its_own_was_reworded(book, capsys):
     write(book / "book/tiny.md", 'print("claim(", end=""); name = "claim(\'one\')"')
     assert executed(capsys) == 1
     (book / "book/claims.yml").write_text("one: {says: a}\ntwo: {says: b}\n", "utf-8")
@@ -88,11 +148,17 @@ def test_a_chapter_is_executed_again_if_a_claim_of_its_own_was_reworded(book, ca
     assert executed(capsys) == 1
 
 
+def test_pages_can_be_named_and_an_unknown_name_is_refused(book, capsys):
+    assert execute.main(["tiny"]) == 0
+    with pytest.raises(ValueError, match="PAGE: got batch_norm; allowed are tiny"):
+        execute.main(["batch_norm"])
+
+
 def test_a_failing_cell_names_chapter_cell_and_error_and_fails_the_run(book, capsys):
     write(book / "book/tiny.md", "1 + 1", "1 / 0")
     assert execute.main(["--jobs", "1"]) == 1
     message = capsys.readouterr().err
-    assert "book/tiny.md: code cell 2 of 2 failed" in message
+    assert "book/tiny.md:20: code cell 2 of 2 failed" in message
     assert "1 / 0" in message
     assert "ZeroDivisionError: division by zero" in message
     assert "\x1b[" not in message  # no colours in a log file
@@ -101,7 +167,7 @@ def test_a_failing_cell_names_chapter_cell_and_error_and_fails_the_run(book, cap
 def test_a_killed_kernel_is_an_error_and_not_a_hang(book, capsys):
     write(book / "book/tiny.md", "import os; os._exit(1)")
     assert execute.main(["--jobs", "1"]) == 1
-    assert "book/tiny.md: code cell 1 of 1 failed" in capsys.readouterr().err
+    assert "book/tiny.md:16: code cell 1 of 1 failed" in capsys.readouterr().err
 
 
 def test_a_chapter_that_was_finished_is_kept_when_another_fails(book, capsys):
@@ -113,11 +179,54 @@ def test_a_chapter_that_was_finished_is_kept_when_another_fails(book, capsys):
     assert "1 to execute" in capsys.readouterr().out
 
 
-def test_only_a_few_earlier_states_of_the_package_are_kept(book, capsys):
-    for eps in range(results.KEPT_STATES + 3):
-        (book / "code/bnbook/norms.py").write_text(f"EPS = {eps}\n", "utf-8")
-        results.open_cache()
-    assert len(list(results.EXECUTED.iterdir())) == results.KEPT_STATES + 1
+def test_only_the_executed_states_that_were_used_last_are_kept(book, capsys):
+    page = book / "book/tiny.md"
+    for number in range(results.KEPT_STATES):
+        write(page, f"{number}")
+        assert executed(capsys) == 1
+    write(page, "0")
+    for number in range(20):  # states that are only looked at push nothing out
+        write(page, f"100 + {number}")
+        assert results.find_result(page) is None
+    write(page, "0")
+    assert executed(capsys) == 0
+    write(page, "9")  # the oldest use is now that of 1
+    assert executed(capsys) == 1
+    for number, again in ((0, 0), (2, 0), (1, 1)):
+        write(page, f"{number}")
+        assert executed(capsys) == again
+
+
+def test_a_typo_changes_one_cell_of_the_notebook_and_digits_behind_the_mark_stay(book, capsys):
+    page, pair = book / "book/tiny.md", book / "notebooks/tiny.ipynb"
+    cell = "import os; print('≈' + str(int.from_bytes(os.urandom(8))))"
+    write(page, cell, "3")
+    executed(capsys)
+    notebooks.main([])
+    before = pair.read_text("utf-8").splitlines()
+    shutil.rmtree(results.EXECUTED)  # as on another machine
+    write(page, cell, "3", prose="A page with a typo mended.")
+    assert executed(capsys) == 1
+    notebooks.main([])
+    after = pair.read_text("utf-8").splitlines()
+    assert len(before) == len(after)
+    assert [line.strip() for old, line in zip(before, after, strict=True) if line != old] == [
+        '"A page with a typo mended."'
+    ]
+    write(page, cell, "4")
+    executed(capsys)
+    notebooks.main([])
+    assert '"4"' in pair.read_text("utf-8")
+
+
+def test_the_committed_digits_stay_exactly_where_nbval_skips_them():
+    def outputs(text):
+        return [nbformat.v4.new_output("stream", text=text)]
+
+    compared = notebooks._compared
+    assert compared(outputs("≈0.25 of 3")) == compared(outputs("≈1.7e-5 of 3"))
+    assert compared(outputs("≈0.25 of 3")) != compared(outputs("≈0.25 of 4"))
+    assert compared(outputs("0.25")) != compared(outputs("0.26"))
 
 
 def test_a_written_notebook_keeps_text_and_leaves_images_and_metadata_out(book, capsys):
@@ -125,7 +234,7 @@ def test_a_written_notebook_keeps_text_and_leaves_images_and_metadata_out(book, 
     cell += 'display({"text/plain": "t", "image/png": ""}, raw=True, metadata={"a": {}})'
     write(book / "book/tiny.md", cell, "2 + 2")
     execute.main(["--jobs", "1"])
-    assert notebooks.main() == 0
+    assert notebooks.main([]) == 0
     pair = nbformat.read(book / "notebooks/tiny.ipynb", as_version=4)
     nbformat.validate(pair)
     first, second = (cell for cell in pair.cells if cell.cell_type == "code")
@@ -139,9 +248,9 @@ def test_a_written_notebook_keeps_text_and_leaves_images_and_metadata_out(book, 
 def test_a_notebook_that_is_missing_out_of_step_or_unexecuted_is_named(book, capsys):
     chapter, pair = book / "book/tiny.md", book / "notebooks/tiny.ipynb"
     assert "does not exist: run `make notebooks`" in notebooks.problems(chapter)[0]
-    assert notebooks.main() == 1  # nothing to write from
+    assert notebooks.main([]) == 1  # nothing to write from
     execute.main(["--jobs", "1"])
-    notebooks.main()
+    notebooks.main([])
     stored = nbformat.read(pair, as_version=4)
     write(chapter, "1 + 1", prose="Edited.")
     assert "out of step" in notebooks.problems(chapter)[0]

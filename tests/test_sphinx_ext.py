@@ -1,24 +1,22 @@
 """What the book adds to Sphinx: which pages are read again, and the tables that collect all chapters."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from sphinx.errors import ExtensionError
 
 from bnbook.claims import Claim
 from bookbuild import sphinx_ext
-from bookbuild.results import Result
+from bookbuild.results import BOOK, Result
 
 
 @pytest.fixture
 def outputs(monkeypatch):
-    """Fingerprints of two chapters and the text of a page that collects them; change them at will."""
+    """Keys of two chapters and the text of a page that collects them; change them at will."""
     state = {"sgd": "a", "cnn": "b", "table": "t"}
     collecting = SimpleNamespace(text=lambda: state["table"])
-    monkeypatch.setattr(sphinx_ext, "chapters", lambda: [Path("sgd.md"), Path("cnn.md")])
-    monkeypatch.setattr(sphinx_ext, "fingerprint", lambda chapter: state[chapter.stem])
+    monkeypatch.setattr(sphinx_ext, "chapters", lambda: [BOOK / "sgd.md", BOOK / "cnn.md"])
+    monkeypatch.setattr(sphinx_ext, "chapter_key", lambda page: state[page.stem])
     monkeypatch.setattr(sphinx_ext, "COLLECTED", {"book/claims": collecting})
     return state
 
@@ -40,16 +38,8 @@ def test_a_page_is_read_again_if_its_outputs_or_what_it_collects_changed_and_onl
     assert outdated() == []
 
 
-def chapter(*claims):
-    """An executed chapter that checked these claims."""
-    record = [{"bnbook": {"claim": name, "measured": measured}} for name, measured in claims]
-    drawn = [new_output("display_data", metadata=metadata) for metadata in record]
-    cells = [new_markdown_cell("# A title\n\nText."), new_code_cell(outputs=drawn)]
-    return Result(new_notebook(cells=cells), 3.0)
-
-
 @pytest.fixture
-def claims(monkeypatch):
+def claims(monkeypatch, tmp_path):
     """Three claims, of which a chapter checks two."""
     found = {
         name: Claim(name, f"{name} is so.", "ioffe2015", expect, "a ratio", published)
@@ -60,9 +50,10 @@ def claims(monkeypatch):
         )
     }
     monkeypatch.setattr(sphinx_ext, "read_claims", lambda: found)
-    monkeypatch.setattr(
-        sphinx_ext, "results", lambda: {Path("a.md"): chapter(("one", [1.0, 2.0, 3.0]), ("two", [0.5]))}
-    )
+    page = tmp_path / "a.md"
+    page.write_text("---\n---\n\n# A title\n\nText.\n", "utf-8")
+    executed = Result([], 3.0, {"one": [1.0, 2.0, 3.0], "two": [0.5]})
+    monkeypatch.setattr(sphinx_ext, "results", lambda: {page: executed})
     return found
 
 

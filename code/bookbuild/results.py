@@ -1,49 +1,63 @@
-"""Where the executed chapters are kept, and when they are out of date.
+"""The pages that have code, and where what they printed and drew is kept.
 
-jupyter-cache finds an executed chapter by its code cells. It does not see what the cells import,
-so each state of ``code/bnbook`` and ``requirements.txt`` has a cache folder of its own, and a chapter whose
-claims were reworded is executed again.
+An executed page is a file ``_build/executed/NAME/KEY.json``; the key (:mod:`bookbuild.keys`) says what it
+depends on. Several states of a page lie side by side, so that going back executes nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import shutil
-import sys
-from functools import lru_cache
+import json
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nbformat
 import yaml
-from jupyter_cache import get_cache
-from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
-from jupyter_cache.readers import get_reader
+from myst_nb.core.read import read_myst_markdown_notebook
 from nbformat import NotebookNode
+
+from bookbuild.keys import chapter_key
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "_build" / "executed"
-KEPT_STATES = 3  # cache folders of earlier states of the package: going back costs no execution
-
-READ = get_reader({"type": "plugin", "name": "myst_nb_md"})
+KEPT_STATES = 4  # executed states of each page, the most recently used ones
 
 
 class Result(NamedTuple):
-    """An executed chapter and how long its cells took, in seconds."""
+    """What a page printed and drew, how long its cells took in seconds, and what it claimed.
 
-    notebook: NotebookNode
+    Attributes
+    ----------
+    outputs : list of list of dict
+        For each code cell.
+    seconds : float
+    claims : dict of str to list of float
+        The numbers that each checked claim measured, in the order of the page.
+    """
+
+    outputs: list[list[dict[str, Any]]]
     seconds: float
+    claims: dict[str, list[float]]
+
+
+def name_of(page: Path) -> str:
+    """The name of a page: its path below ``book/``, without the ending."""
+    return page.relative_to(BOOK).with_suffix("").as_posix()
 
 
 def parts() -> dict[str, list[Path]]:
     """The pages of ``_toc.yml`` by the captions of their parts, in the order of the book."""
+
+    def files(entries: list[dict[str, Any]]) -> Iterator[Path]:
+        for entry in entries:
+            yield ROOT / f"{entry['file']}.md"
+            yield from files(entry.get("sections", []))
+
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-    return {
-        part.get("caption", ""): [ROOT / f"{chapter['file']}.md" for chapter in part["chapters"]]
-        for part in toc["parts"]
-    }
+    return {part.get("caption", ""): list(files(part["chapters"])) for part in toc["parts"]}
 
 
 def chapters() -> list[Path]:
@@ -52,67 +66,66 @@ def chapters() -> list[Path]:
     return [page for page in pages if "```{code-cell}" in page.read_text("utf-8")]
 
 
-def package_key() -> str:
-    """A hash of all that the chapters import: ``code/bnbook``, the pinned packages and the Python version."""
-    code = files_key(ROOT / "requirements.txt", *(ROOT / "code/bnbook").rglob("*"))
-    return f"py{'.'.join(map(str, sys.version_info[:3]))}-{code}"
+def pages_named(names: list[str]) -> list[Path]:
+    """Those pages with code, or all of them if no name is given."""
+    known = {name_of(page): page for page in chapters()}
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"PAGE: got {', '.join(unknown)}; allowed are {', '.join(known)}")
+    return [known[name] for name in names or known]
 
 
-def files_key(*files: Path) -> str:
-    """A hash of the names and contents of those files that are no by-products of Python's."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        name = file.relative_to(ROOT).as_posix()
-        if file.is_file() and not re.search(r"__pycache__|\.egg-info|/\.|\.pyc$", name):
-            digest.update(f"{name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+def read_chapter(page: Path) -> NotebookNode:
+    """The page as a notebook without outputs."""
+    return read_myst_markdown_notebook(page.read_text("utf-8"), add_source_map=True, path=page)
 
 
-def fingerprint(chapter: Path) -> str:
-    """A hash of what decides a chapter's outputs besides its cells: the package and its claims."""
-    claims = _parsed((BOOK / "claims.yml").read_text("utf-8"))
-    named = re.findall(r"claim\(\s*[\"']([\w-]+)[\"']", chapter.read_text("utf-8"))
-    mine = {name: claims.get(name) for name in sorted(named)}
-    return hashlib.sha256(f"{package_key()}{mine}".encode()).hexdigest()[:16]
+def with_outputs(notebook: NotebookNode, result: Result) -> NotebookNode:
+    """Put the outputs of a result into the code cells of the page that was executed."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for count, (cell, outputs) in enumerate(zip(code, result.outputs, strict=True), 1):
+        cell.execution_count, cell.outputs = count, nbformat.from_dict(outputs)
+    return notebook
 
 
-@lru_cache(maxsize=1)  # all chapters ask for the same text, and it takes .4 s to parse
-def _parsed(claims: str) -> dict[str, Any]:
-    return yaml.safe_load(claims) or {}
+def read_executed(text: str, name: str) -> NotebookNode:
+    """For myst-nb: the page of that name with its outputs."""
+    page = BOOK / f"{name}.md"
+    result = find_result(page)
+    if result is None:
+        raise ValueError(f"{page.name}: not executed as it stands; run `make book`, which does it first")
+    return with_outputs(read_myst_markdown_notebook(text, add_source_map=True, path=page), result)
 
 
-def open_cache() -> JupyterCacheAbstract:
-    """The cache of this state of the package; folders of much earlier states are removed."""
-    folder = EXECUTED / package_key()
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.touch()  # the most recently used one is the youngest
-    states = sorted(EXECUTED.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in states[KEPT_STATES + 1 :]:
-        shutil.rmtree(old)
-    return get_cache(str(folder))
-
-
-def read_chapter(chapter: Path) -> NotebookNode:
-    """The chapter as a notebook without outputs."""
-    return READ(str(chapter))
-
-
-def find_result(cache: JupyterCacheAbstract, chapter: Path) -> Result | None:
-    """The executed chapter, if its cells, the package and its claims are as they were then."""
-    notebook = read_chapter(chapter)
-    try:
-        record = cache.match_cache_notebook(notebook)
-    except KeyError:
+def find_result(page: Path) -> Result | None:
+    """The executed page, if all that decides its outputs is as it was then."""
+    file = _file(page)
+    if not file.exists():
         return None
-    if record.data.get("fingerprint") != fingerprint(chapter):
-        cache.remove_cache(record.pk)
-        return None
-    _, merged = cache.merge_match_into_notebook(notebook)
-    return Result(merged, record.data["execution_seconds"])
+    file.touch()  # the most recently used one is the youngest
+    return _read(file, file.stat().st_ino)
 
 
-def keep_result(cache: JupyterCacheAbstract, chapter: Path, result: Result) -> None:
-    """Put an executed chapter into the cache."""
-    data = {"execution_seconds": result.seconds, "fingerprint": fingerprint(chapter)}
-    bundle = CacheBundleIn(result.notebook, str(chapter), data=data)
-    cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+def keep_result(page: Path, notebook: NotebookNode, seconds: float, key: str) -> None:
+    """Keep an executed page under its key, and of its earlier states the most recently used ones."""
+    file = _file(page, key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    records = [record for output in outputs if (record := output.get("metadata", {}).get("bnbook"))]
+    claims = {record["claim"]: record["measured"] for record in records}
+    result = Result([cell.outputs for cell in code], seconds, claims)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(result._asdict(), ensure_ascii=False), "utf-8")
+    unfinished.replace(file)  # at once: a killed run leaves no half of a file
+    by_age = sorted(file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for old in by_age[KEPT_STATES:]:
+        old.unlink()
+
+
+def _file(page: Path, key: str = "") -> Path:
+    return EXECUTED / name_of(page) / f"{key or chapter_key(page)}.json"
+
+
+@cache
+def _read(file: Path, inode: int) -> Result:
+    return Result(**json.loads(file.read_text("utf-8")))

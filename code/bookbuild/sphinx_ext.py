@@ -29,39 +29,27 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from bnbook.claims import VERDICTS, Claim, read_claims
 from bnbook.show import spread
 from bookbuild import sliders
+from bookbuild.keys import chapter_key, files_key
 from bookbuild.pages import question
-from bookbuild.results import (
-    BOOK,
-    EXECUTED,
-    Result,
-    chapters,
-    files_key,
-    find_result,
-    fingerprint,
-    open_cache,
-    package_key,
-    parts,
-)
+from bookbuild.results import BOOK, Result, chapters, find_result, name_of, parts
 
 
 @cache
 def results() -> dict[Path, Result]:
-    """The executed chapters, in the order of the book; read once a build, since that takes seconds."""
-    cache = open_cache()
-    found = {chapter: find_result(cache, chapter) for chapter in chapters()}
-    missing = [chapter.name for chapter, result in found.items() if result is None]
+    """The executed pages, in the order of the book; found once a build, since all their keys are computed."""
+    found = {page: find_result(page) for page in chapters()}
+    missing = [name_of(page) for page, result in found.items() if result is None]
     if missing:
         raise ExtensionError(f"not executed yet: {', '.join(missing)}; run `make book`, which does it first")
-    return {chapter: result for chapter, result in found.items() if result is not None}
+    return {page: result for page, result in found.items() if result is not None}
 
 
-def checked_claims(result: Result) -> Iterable[tuple[str, list[float]]]:
-    """Id and measured values of each claim that an executed chapter checked."""
-    for cell in result.notebook.cells:
-        for output in cell.get("outputs", []):
-            record = output.get("metadata", {}).get("bnbook")
-            if record:
-                yield record["claim"], record["measured"]
+def title_of(page: Path) -> str:
+    """The first heading of a page."""
+    found = re.search(r"^# (.+)$", page.read_text("utf-8"), flags=re.MULTILINE)
+    if found is None:
+        raise ExtensionError(f"{page.name}: has no title")
+    return found[1]
 
 
 class Runtime(SphinxRole):
@@ -100,17 +88,15 @@ class ClaimsTable(ParsedDirective):
     def text(cls) -> str:
         """Unfolding tables, one a chapter, below the counts; a claim that no chapter checks is an error."""
         claims = read_claims()
-        checked = [(result, list(checked_claims(result))) for result in results().values()]
-        seen = {name for _, rows in checked for name, _ in rows}
+        checked = {page: result.claims for page, result in results().items() if result.claims}
+        seen = {name for measured in checked.values() for name in measured}
         unchecked = sorted(set(claims) - seen)
         if unchecked:
             raise ExtensionError(f"claims.yml: no chapter checks {', '.join(unchecked)}")
         parts = [f"All {len(claims)} claims: {cls.verdicts(claims, seen)}."]
-        for result, rows in checked:
-            if rows:
-                title = result.notebook.cells[0].source.partition("\n")[0].lstrip("# ")
-                head = f"{title} – {cls.verdicts(claims, [name for name, _ in rows])}"
-                parts.append(f":::{{dropdown}} {head}\n{cls.table(claims, rows)}\n:::")
+        for page, measured in checked.items():
+            head = f"{title_of(page)} – {cls.verdicts(claims, measured)}"
+            parts.append(f":::{{dropdown}} {head}\n{cls.table(claims, measured)}\n:::")
         return "\n\n".join(parts)
 
     @staticmethod
@@ -121,20 +107,20 @@ class ClaimsTable(ParsedDirective):
         return ", ".join(f"{text}: {counts[verdict]}" for verdict, text in words.items() if counts[verdict])
 
     @staticmethod
-    def table(claims: dict[str, Claim], rows: list[tuple[str, list[float]]]) -> str:
+    def table(claims: dict[str, Claim], measured: dict[str, list[float]]) -> str:
         """The claims of one chapter; without the literature's column if it gives no figure for any."""
         columns = ["Claim", "Source", "Published", "Measured here", "Verdict"]
-        if not any(claims[name].published for name, _ in rows):
+        if not any(claims[name].published for name in measured):
             columns.remove("Published")
         lines = [_row(columns), "| --- " * len(columns) + "|"]
-        for name, measured in rows:
+        for name, values in measured.items():
             claim = claims[name]
-            runs = f", {len(measured)} values" if len(measured) > 1 else ""
+            runs = f", {len(values)} values" if len(values) > 1 else ""
             cells = {
                 "Claim": claim.says,
                 "Source": claim.citation(),
                 "Published": claim.published or "–",
-                "Measured here": f"{claim.measures}: {spread(measured)}{runs}",
+                "Measured here": f"{claim.measures}: {spread(values)}{runs}",
                 "Verdict": f"{{ref}}`{VERDICTS[claim.expect]} <claim-{name}>`",
             }
             lines.append(_row([cells[column] for column in columns]))
@@ -159,25 +145,27 @@ class ChapterMap(ParsedDirective):
     @staticmethod
     def row(page: Path, result: Result) -> str:
         """One chapter."""
-        text = "\n\n".join(cell.source for cell in result.notebook.cells if cell.cell_type == "markdown")
+        text = page.read_text("utf-8")
         asked = question(text)
         if not asked:
             raise ExtensionError(f"{page.name}: no paragraph begins with **The question.**")
         need = re.search(r"^You need .+?(?=\n\n|\Z)", text, flags=re.DOTALL | re.MULTILINE)
         before = dict.fromkeys(re.findall(r"{doc}`(\w+)`", need[0])) if need else {}
         builds_on = ", ".join(f"{{doc}}`/book/{name}`" for name in before) or "–"
-        claims = sum(1 for _ in checked_claims(result))
-        return _row([f"{{doc}}`/book/{page.stem}`", asked, builds_on, claims, f"{result.seconds:.0f} s"])
+        time = f"{result.seconds:.0f} s"
+        return _row([f"{{doc}}`/book/{name_of(page)}`", asked, builds_on, len(result.claims), time])
 
 
 COLLECTED: dict[str, type[ParsedDirective]] = {"book/claims": ClaimsTable, "book/index": ChapterMap}
 
 
-def use_executed_chapters(app: Sphinx, config: Any) -> None:
-    """Point myst-nb at the cache of this state of the package."""
-    config.nb_execution_cache_path = str(EXECUTED / package_key())
+def use_executed_pages(app: Sphinx, config: Any) -> None:
+    """Let myst-nb read each page with code together with its outputs."""
     results.cache_clear()
-    results()  # says what is missing before any page is read
+    for page in results():  # says what is missing before any page is read
+        # A suffix that only this page has: myst-nb asks the reader with the longest one.
+        reader = ("bookbuild.results.read_executed", {"name": name_of(page)}, False)
+        config.nb_custom_formats[f"book/{name_of(page)}.md"] = reader
 
 
 def reread_changed_outputs(
@@ -185,7 +173,7 @@ def reread_changed_outputs(
 ) -> list[str]:
     """Name the pages whose outputs, or what they collect of others, changed since they were read."""
     before: dict[str, str] = getattr(env, "bnbook_read", {})
-    now = {f"book/{chapter.stem}": fingerprint(chapter) for chapter in chapters()}
+    now = {f"book/{name_of(page)}": chapter_key(page) for page in chapters()}
     now |= {page: directive.text() for page, directive in COLLECTED.items()}
     env.bnbook_read = now  # type: ignore[attr-defined]
     return [page for page in now if page in env.found_docs and before.get(page) != now[page]]
@@ -254,7 +242,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("claims-table", ClaimsTable)
     app.add_directive("chapter-map", ChapterMap)
     sliders.setup(app)
-    app.connect("config-inited", use_executed_chapters)
+    app.connect("config-inited", use_executed_pages, priority=900)  # after myst-nb has read the suffixes
     app.connect("env-get-outdated", reread_changed_outputs)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=600)  # after napoleon
