@@ -76,7 +76,9 @@ def test_a_page_is_executed_again_only_if_its_outputs_could_change(book, capsys)
     assert executed(capsys) == 0
     write(page, "1 + 1", prose="Other words.")
     assert executed(capsys) == 0
-    page.write_text(page.read_text("utf-8").replace("ipython3\n", "ipython3\n:tags: [hide-input]\n\n"), "utf-8")
+    page.write_text(
+        page.read_text("utf-8").replace("ipython3\n", "ipython3\n:tags: [hide-input]\n\n"), "utf-8"
+    )
     assert executed(capsys) == 0
     (book / "code/bnbook/norms.py").write_text("EPS = 1e-3\n", "utf-8")  # nothing imports it
     (book / "code/bnbook/empty.py").write_text("", "utf-8")
@@ -101,10 +103,18 @@ def test_the_modules_that_a_page_imports_count_also_through_others(book, capsys)
 
 def test_a_page_depends_on_its_own_exercises_and_on_all_that_a_module_imports_by_name(book):
     package = book / "code/bnbook"
-    for name in ("exercises/__init__", "exercises/tiny", "exercises/other", "plugins/__init__", "plugins/one"):
+    for name in (
+        "exercises/__init__",
+        "exercises/tiny",
+        "exercises/other",
+        "plugins/__init__",
+        "plugins/one",
+    ):
         (package / name).parent.mkdir(exist_ok=True)
         (package / f"{name}.py").write_text("import importlib; importlib.import_module('x')\n", "utf-8")
-    write(book / "book/tiny.md", "from bnbook.exercises import check\ncheck('tiny.1', 3)\nimport bnbook.plugins")
+    write(
+        book / "book/tiny.md", "from bnbook.exercises import check\ncheck('tiny.1', 3)\nimport bnbook.plugins"
+    )
     assert keys.closure(book / "book/tiny.md") == {
         *("bnbook", "bnbook.exercises", "bnbook.exercises.tiny", "bnbook.plugins", "bnbook.plugins.one")
     }
@@ -123,7 +133,9 @@ def test_data_count_for_the_pages_that_may_read_them(book, capsys):
     assert executed(capsys) == 0
 
 
-def test_a_package_that_was_upgraded_by_hand_counts_and_one_that_no_page_uses_does_not(book, capsys, monkeypatch):
+def test_a_package_that_was_upgraded_by_hand_counts_and_one_that_no_page_uses_does_not(
+    book, capsys, monkeypatch
+):
     assert executed(capsys) == 1
     installed = dict(numpy="9.9", ruff="9.9")
     monkeypatch.setattr(keys, "version", lambda name: installed[name])

@@ -31,14 +31,31 @@ READ_ASSETS = {f"{PACKAGE}.data", f"{PACKAGE}.experiments"}
 
 def chapter_key(page: Path) -> str:
     """A hash of all that decides the outputs of a page."""
+    claims = ROOT / "book" / "claims.yml"
+    return _chapter_key(page, page.stat().st_mtime_ns, claims.stat().st_mtime_ns)
+
+
+@cache
+def _chapter_key(page: Path, mtime: int, mtime_of_claims: int) -> str:
     text = page.read_text("utf-8")
-    modules = closure(page)
-    folder = ROOT / "code" / PACKAGE
-    assets = sorted((folder / "assets").glob("*")) if modules & READ_ASSETS else []
-    parts = [*code_cells(text), repr(named_claims(text)), repr(versions())]
-    parts += [f"{name} {_visible(_files()[name])}" for name in sorted(modules)]
-    parts += [f"{asset.name} {_content(asset, asset.stat().st_mtime_ns)}" for asset in assets]
-    return _digest(part.encode() for part in parts)
+    return _digest([*code_cells(text), repr(named_claims(text)), *_shown_by(closure(page))])
+
+
+def source_key(file: Path, *read: Path) -> str:
+    """A hash of a source file, of all that it imports of the package, and of the files that it reads."""
+    source = file.read_text("utf-8")
+    return _digest([source, files_key(*read), *_shown_by(_closure(imports(source)))])
+
+
+def _shown_by(modules: set[str]) -> list[str]:
+    """All that what these modules compute depends on."""
+    assets = sorted((ROOT / "code" / PACKAGE / "assets").glob("*")) if modules & READ_ASSETS else []
+    sources = [f"{name} {_visible(_files()[name])}" for name in sorted(modules)]
+    return [
+        repr(versions()),
+        *sources,
+        *(f"{file.name} {_content(file, file.stat().st_mtime_ns)}" for file in assets),
+    ]
 
 
 def closure(page: Path) -> set[str]:
@@ -46,12 +63,14 @@ def closure(page: Path) -> set[str]:
 
     A chapter loads the exercises of its own chapters only, by name.
     """
-    text = page.read_text("utf-8")
     # A line that only IPython understands, such as %matplotlib, imports nothing.
-    cells = "\n".join(re.sub(r"^\s*[%!].*", "pass", cell, flags=re.MULTILINE) for cell in code_cells(text))
-    exercises = {f"{EXERCISES}.{chapter}" for chapter in re.findall(r"\bcheck\(\s*[\"'](\w+)\.", cells)}
-    todo = [*imports(cells), *exercises]
-    found: set[str] = set()
+    cells = [re.sub(r"^\s*[%!].*", "pass", cell, flags=re.M) for cell in code_cells(page.read_text("utf-8"))]
+    exercises = re.findall(r"\bcheck\(\s*[\"'](\w+)\.", "\n".join(cells))
+    return _closure(imports("\n".join(cells)) | {f"{EXERCISES}.{chapter}" for chapter in exercises})
+
+
+def _closure(names: Iterable[str]) -> set[str]:
+    todo, found = list(names), set[str]()
     while todo:
         name = todo.pop()
         if name in _files() and name not in found:
@@ -67,7 +86,9 @@ def imports(source: str, package: str = "") -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            module = (
+                resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            )
             found |= {str(module), *(f"{module}.{alias.name}" for alias in node.names)}
     return found
 
@@ -105,19 +126,19 @@ def versions() -> dict[str, str]:
 
 def files_key(*files: Path) -> str:
     """A hash of the names and contents of those files."""
-    return _digest(f"{file.name}\0".encode() + file.read_bytes() for file in sorted(files) if file.is_file())
+    return _digest(part for file in sorted(files) for part in (file.name, file.read_bytes().hex()))
 
 
 def forget() -> None:
     """Read everything anew: files that this process has read changed."""
-    for function in (versions, _files, _imports_of, _visible):
+    for function in (versions, _files, _imports_of, _visible, _chapter_key):
         function.cache_clear()
 
 
-def _digest(parts: Iterable[bytes]) -> str:
+def _digest(parts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(f"{len(part)}\0".encode() + part)
+        digest.update(f"{len(part)}\0{part}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -10,8 +10,8 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from functools import partial
-from pathlib import Path
 
 from jupyter_book.config import get_final_config
 from livereload import Server
@@ -51,14 +51,18 @@ def rebuild(app: Sphinx) -> None:
         return
     child = os.fork()
     if child == 0:
+        status = 1
         try:
             sphinx_ext.results.cache_clear()
             app.build()
+            status = app.statuscode
+        except Exception:
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
-            os._exit(app.statuscode)
+            os._exit(status)
     failed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(f"{'Failed' if failed else 'Built'} in {time.perf_counter() - start:.1f} s", flush=True)
+    print(f"{'Failed after' if failed else 'Built in'} {time.perf_counter() - start:.1f} s", flush=True)
 
 
 def restart() -> None:
@@ -80,7 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
             server.watch(str(ROOT / pattern), partial(rebuild, app))
         for pattern in LOADED:
             server.watch(str(ROOT / pattern), restart)
-        print(f"Open http://localhost:{port}/book/index.html; every save is built. Ctrl-C ends it.", flush=True)
+        print(
+            f"Open http://localhost:{port}/book/index.html; every save is built. Ctrl-C ends it.", flush=True
+        )
         server.serve(port=port, host="localhost", root=str(HTML))
 
 

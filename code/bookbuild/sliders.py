@@ -17,6 +17,7 @@ directive's text.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,10 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from bookbuild.keys import ROOT, source_key
+
+FOLDER = ROOT / "_build" / "sliders"
 
 
 class SliderDirective(SphinxDirective):
@@ -37,23 +42,18 @@ class SliderDirective(SphinxDirective):
     }
 
     def run(self) -> list[nodes.Node]:
-        """Draw the picture and embed the numbers."""
-        # Loading this takes a second; most builds read no page that has a slider.
-        from bookbuild.slider_data import SLIDERS, save_picture
-
+        """Take the picture, and embed the numbers."""
         name = self.arguments[0]
-        if name not in SLIDERS:
-            raise self.error(f"slider: got {name!r}, there are {', '.join(SLIDERS)}")
         if not self.content or not {"name", "alt"} <= set(self.options):
             raise self.error(f"slider {name}: a caption, :name: and :alt: are needed")
-        start = SLIDERS[name].data()
-        picture = Path(self.env.srcdir) / "_build" / "sliders" / f"{name}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(SLIDERS[name].draw(start), picture)
+        try:
+            folder = prepared(name)
+        except ValueError as error:
+            raise self.error(str(error)) from error
 
-        figure = nodes.figure("", classes=["slider"], script=SLIDERS[name].script)
-        image = nodes.image(uri=f"/_build/sliders/{name}.png", alt=self.options["alt"])
-        numbers = json.dumps(start, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+        figure = nodes.figure("", classes=["slider"], script=(folder / "script").read_text("utf-8"))
+        image = nodes.image(uri=f"/{folder.relative_to(ROOT)}/{name}.png", alt=self.options["alt"])
+        numbers = (folder / "numbers.json").read_text("utf-8").replace("</", "<\\/")
         script = f'<script type="application/json" data-slider="{name}">{numbers}</script>'
         parsed = nodes.container()
         self.state.nested_parse(self.content, self.content_offset, parsed)
@@ -62,6 +62,26 @@ class SliderDirective(SphinxDirective):
         figure += [image, nodes.raw("", script, format="html"), caption]
         self.add_name(figure)
         return [figure]
+
+
+def prepared(name: str) -> Path:
+    """The folder with numbers, picture and script's name of a slider; made once for each state of the code."""
+    key = source_key(Path(__file__).with_name("slider_data.py"), *(ROOT / "book/sliders").glob("*"))
+    folder = FOLDER / name / key
+    done = folder / "script"
+    if not done.exists():
+        from bookbuild.slider_data import SLIDERS, save_picture  # takes a second to load
+
+        if name not in SLIDERS:
+            raise ValueError(f"slider: got {name!r}, there are {', '.join(SLIDERS)}")
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        folder.mkdir(parents=True)
+        start = SLIDERS[name].data()
+        save_picture(SLIDERS[name].draw(start), folder / f"{name}.png")
+        numbers = json.dumps(start, ensure_ascii=False, separators=(",", ":"))
+        (folder / "numbers.json").write_text(numbers, "utf-8")
+        done.write_text(SLIDERS[name].script, "utf-8")
+    return folder
 
 
 def add_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
