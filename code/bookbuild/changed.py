@@ -1,7 +1,7 @@
 """Which pages a change touches: ``python -m bookbuild.changed REVISION``.
 
-Writes ``changed.html`` into the built book, with a link to each page whose text, notebook or claims differ from
-that revision: what a reviewer of a pull request opens first.
+Writes ``changed.html`` into the built book, with a link to each page whose text, notebook or claims differ
+from that revision: what a reviewer of a pull request opens first.
 """
 
 from __future__ import annotations

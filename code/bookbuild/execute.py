@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from bookbuild.keys import chapter_key, closure
-from bookbuild.results import ROOT, chapters, find_result, keep_result, name_of, pages_named, read_chapter
+from bookbuild.results import ROOT, find_result, keep_result, name_of, pages_named, read_chapter
 
 CELL_TIMEOUT = 600  # seconds
 
@@ -94,10 +94,10 @@ def execute(page: Path, line: int = 0) -> None:
             ) from error
     seconds = time.perf_counter() - start
     loaded = set(notebook.cells.pop().outputs[0].text.split())
-    if loaded - needed:
+    if missed := sorted(loaded - needed):
         raise ChapterError(
-            f"{page.relative_to(ROOT)}: loads {', '.join(sorted(loaded - needed))}, which bookbuild.keys.closure "
-            "does not find among its imports: a change there would not execute it again"
+            f"{page.relative_to(ROOT)}: loads {', '.join(missed)}, which bookbuild.keys.closure does not "
+            "find among its imports: a change there would not execute it again"
         )
     keep_result(page, notebook, seconds, key)
 

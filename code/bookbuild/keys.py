@@ -49,13 +49,9 @@ def source_key(file: Path, *read: Path) -> str:
 
 def _shown_by(modules: set[str]) -> list[str]:
     """All that what these modules compute depends on."""
-    assets = sorted((ROOT / "code" / PACKAGE / "assets").glob("*")) if modules & READ_ASSETS else []
-    sources = [f"{name} {_visible(_files()[name])}" for name in sorted(modules)]
-    return [
-        repr(versions()),
-        *sources,
-        *(f"{file.name} {_content(file, file.stat().st_mtime_ns)}" for file in assets),
-    ]
+    files = sorted((ROOT / "code" / PACKAGE / "assets").glob("*")) if modules & READ_ASSETS else []
+    assets = [f"{file.name} {_content(file, file.stat().st_mtime_ns)}" for file in files]
+    return [repr(versions()), *(f"{name} {_visible(_files()[name])}" for name in sorted(modules)), *assets]
 
 
 def closure(page: Path) -> set[str]:
@@ -86,10 +82,9 @@ def imports(source: str, package: str = "") -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = (
-                resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
-            )
-            found |= {str(module), *(f"{module}.{alias.name}" for alias in node.names)}
+            relative = "." * node.level + (node.module or "")
+            module = resolve_name(relative, package) if node.level else relative
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return found
 
 
@@ -177,8 +172,8 @@ def _visible(file: Path) -> str:
     lines, tree = source.splitlines(), ast.parse(source)
     for node in (tree, *_statements(tree)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            text = node.body[0]
-            lines[text.lineno : text.end_lineno] = [""] * (text.end_lineno - text.lineno)
+            first, last = node.body[0].lineno, node.body[0].end_lineno or 0
+            lines[first:last] = [""] * (last - first)
     return "\n".join(line for line in lines if line)
 
 

@@ -1,4 +1,4 @@
-"""Rebuild the page that was saved, and reload the browser: ``python -m bookbuild.live``, which is ``make live``.
+"""Rebuild the page that was saved and reload the browser: ``python -m bookbuild.live`` (``make live``).
 
 Sphinx and the book are loaded once. After each save a copy of this process (a fork) builds and ends, so that
 nothing of a build is left for the next one, and nothing is loaded again. Needs a POSIX system.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -76,9 +77,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bookbuild.live", description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
     port = parser.parse_args(arguments).port
+    # In another process, so that what is loaded below is up to date.
+    if subprocess.run([sys.executable, "-m", "bookbuild.build"], check=False).returncode:
+        print("Mend this, and save: it is built again.", flush=True)
     with patch_docutils(None), docutils_namespace():
         app = load()
-        rebuild(app)
         server = Server()
         for pattern in PAGES:
             server.watch(str(ROOT / pattern), partial(rebuild, app))

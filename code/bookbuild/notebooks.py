@@ -1,8 +1,8 @@
 """Write and check ``notebooks/``: the executed pairs of the pages with code.
 
-``python -m bookbuild.notebooks`` writes them from the results of :mod:`bookbuild.execute`, with ``--check`` it
-only tells what is out of step. Text outputs stay; images are left out, and where an output differs from the
-committed one only in digits behind ≈, the committed one stays: so a diff shows what changed.
+``python -m bookbuild.notebooks`` writes them from the results of :mod:`bookbuild.execute`; with ``--check``
+it only tells what is out of step. Text outputs stay; images are left out, and where an output differs from
+the committed one only in digits behind ≈, the committed one stays: so a diff shows what changed.
 """
 
 from __future__ import annotations

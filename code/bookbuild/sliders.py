@@ -28,8 +28,6 @@ from sphinx.util.docutils import SphinxDirective
 
 from bookbuild.keys import ROOT, source_key
 
-FOLDER = ROOT / "_build" / "sliders"
-
 
 class SliderDirective(SphinxDirective):
     """One interactive figure; its content is the caption."""
@@ -47,12 +45,14 @@ class SliderDirective(SphinxDirective):
         if not self.content or not {"name", "alt"} <= set(self.options):
             raise self.error(f"slider {name}: a caption, :name: and :alt: are needed")
         try:
-            folder = prepared(name)
+            folder = prepared(name, Path(self.env.srcdir) / "_build" / "sliders")
         except ValueError as error:
             raise self.error(str(error)) from error
 
         figure = nodes.figure("", classes=["slider"], script=(folder / "script").read_text("utf-8"))
-        image = nodes.image(uri=f"/{folder.relative_to(ROOT)}/{name}.png", alt=self.options["alt"])
+        image = nodes.image(
+            uri=f"/{folder.relative_to(self.env.srcdir).as_posix()}/{name}.png", alt=self.options["alt"]
+        )
         numbers = (folder / "numbers.json").read_text("utf-8").replace("</", "<\\/")
         script = f'<script type="application/json" data-slider="{name}">{numbers}</script>'
         parsed = nodes.container()
@@ -64,10 +64,10 @@ class SliderDirective(SphinxDirective):
         return [figure]
 
 
-def prepared(name: str) -> Path:
-    """The folder with numbers, picture and script's name of a slider; made once for each state of the code."""
+def prepared(name: str, base: Path) -> Path:
+    """The folder below `base` with a slider's numbers, picture and script's name; made anew if code changed."""
     key = source_key(Path(__file__).with_name("slider_data.py"), *(ROOT / "book/sliders").glob("*"))
-    folder = FOLDER / name / key
+    folder = base / name / key
     done = folder / "script"
     if not done.exists():
         from bookbuild.slider_data import SLIDERS, save_picture  # takes a second to load
