@@ -65,7 +65,7 @@ class SliderDirective(SphinxDirective):
 
 
 def prepared(name: str, base: Path) -> Path:
-    """The folder below `base` with a slider's numbers, picture and script's name; made anew if code changed."""
+    """The folder below `base` with a slider's numbers, picture and script's name; made if code changed."""
     key = source_key(Path(__file__).with_name("slider_data.py"), *(ROOT / "book/sliders").glob("*"))
     folder = base / name / key
     done = folder / "script"
