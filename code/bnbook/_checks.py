@@ -19,7 +19,7 @@ import numpy as np
 def check_choice(allowed: Collection[Any], /, **values: Any) -> None:
     """One of the allowed values."""
     for name, value in values.items():
-        if value not in allowed:
+        if value not in list(allowed):  # a list in a dict would be a TypeError
             raise ValueError(f"{name}: got {value!r}, allowed are {', '.join(map(str, allowed))}")
 
 
@@ -112,8 +112,8 @@ def check_several(m: int, per: str, shape: tuple[int, ...], name: str = "x", uni
     """At least two values behind a mean that is subtracted from them."""
     if m < 2:
         raise ValueError(
-            f"{name}: got {m} {unit}{'s' * (m != 1)} per {per} (shape {tuple(shape)}), at least 2 are needed: "
-            f"one {unit} is its own mean, so nothing of it would be left"
+            f"{name}: got {m} {unit}{'s' * (m != 1)} per {per} (shape {tuple(shape)}), at least 2 are "
+            f"needed: one {unit} is its own mean, so nothing of it would be left"
         )
 
 
