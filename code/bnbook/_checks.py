@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -90,15 +90,29 @@ def check_alike(**arrays: Any) -> None:
             raise ValueError(f"{name}: got shape {value.shape}, expected that of {first}, {like.shape}")
 
 
-def check_batch(
-    x: Any, eps: float = 0.0, layout: str = "(N, C) or (N, C, *spatial)", **parameters: Any
-) -> None:
-    """A batch with channels on its second axis, and parameters with one value for each channel."""
+def check_batch(x: Any, eps: float = 0.0, *, spatial: bool = False, **parameters: Any) -> None:
+    """A batch (N, C) or (N, C, *spatial), only the latter if `spatial`, and parameters of shape (C,)."""
     check_floats(x=x)
-    if x.ndim < (2 if layout.startswith("(N, C) or") else 3):
+    if x.ndim < 2 + spatial:
+        layout = "(N, C, *spatial)" if spatial else "(N, C) or (N, C, *spatial)"
         raise ValueError(f"x: got shape {x.shape}, expected {layout}")
     check_not_negative(eps=eps)
     check_shape((x.shape[1],), **parameters)
+
+
+def check_trailing(x: Any, eps: float, **parameters: Any) -> None:
+    """An input that ends in the shape of the first of the parameters, which all share it."""
+    check_floats(x=x)
+    name, first = next(iter(parameters.items()))
+    ndim = np.ndim(first)
+    if ndim == 0:
+        raise ValueError(f"{name}: got a single number, expected an array of the normalized shape")
+    if x.ndim < ndim:
+        raise ValueError(
+            f"x: got shape {x.shape}, expected (*leading, *normalized) with {name} of normalized"
+        )
+    check_not_negative(eps=eps)
+    check_shape(x.shape[x.ndim - ndim :], **parameters)
 
 
 def check_examples(x: Any) -> None:
@@ -108,11 +122,12 @@ def check_examples(x: Any) -> None:
         raise ValueError(f"x: got shape {x.shape}, expected (examples, columns) with at least one of each")
 
 
-def check_several(m: int, per: str, shape: tuple[int, ...], name: str = "x", unit: str = "value") -> None:
-    """At least two values behind a mean that is subtracted from them."""
+def check_several(x: Any, axes: Iterable[int], per: str, *, name: str = "x", unit: str = "value") -> None:
+    """At least two values behind each mean over `axes` that is subtracted from them (also of a tensor)."""
+    m = math.prod(x.shape[axis] for axis in axes)
     if m < 2:
         raise ValueError(
-            f"{name}: got {m} {unit}{'s' * (m != 1)} per {per} (shape {tuple(shape)}), at least 2 are "
+            f"{name}: got {m} {unit}{'s' * (m != 1)} per {per} (shape {tuple(x.shape)}), at least 2 are "
             f"needed: one {unit} is its own mean, so nothing of it would be left"
         )
 
