@@ -101,8 +101,8 @@ def num_iterations(M: int, N: int, epochs: int, drop_last: bool = False) -> int:
 def step(theta: Array, grad: Array, state: Array, lr: float) -> tuple[Array, Array]:
     """One step of gradient descent: theta - lr * grad ([robbins1951]_, [bottou2018]_ section 3.2).
 
-    Whether it is stochastic depends only on where `grad` comes from. This rule remembers nothing: it hands the
-    state back, so that all rules fit one loop. The unit of `lr` is that of theta² / loss.
+    Whether it is stochastic depends only on where `grad` comes from. This rule remembers nothing: it hands
+    the state back, so that all rules fit one loop. The unit of `lr` is that of theta² / loss.
 
     >>> theta, _ = step(np.array([1.0, 2]), np.array([10.0, 0]), np.zeros(2), lr=0.1)
     >>> theta
@@ -141,8 +141,8 @@ def adagrad(theta: Array, grad: Array, squares: Array, lr: float, eps: float = 1
     """One step of AdaGrad with a rate for each parameter ([duchi2011]_, figure 1, diagonal form).
 
     squares <- squares + grad², then theta <- theta - lr * grad / (sqrt(squares) + eps); the squares start at
-    zero, and `eps` keeps 0 / 0 away from parameters without a gradient. The unit of `lr` is that of theta: the
-    first step has this length in each parameter, however large the gradient.
+    zero, and `eps` keeps 0 / 0 away from parameters without a gradient. The unit of `lr` is that of theta:
+    the first step has this length in each parameter, however large the gradient.
 
     >>> theta, _ = adagrad(np.zeros(2), np.array([1000.0, 0.001]), np.zeros(2), lr=0.5)
     >>> theta.round(3)
@@ -264,8 +264,8 @@ def batch_noise(
 
     With c_i the number of times that B holds example i, g_B - mean = (1/N) Σ c_i (g_i - mean), so that its
     squared length is c·Kc / N² with `K` from :func:`inner_products`. No gradient is touched: a draw costs M²
-    multiplications, not N times the number of parameters. The mean of the result, of shape (draws,), estimates
-    the variance of the mini-batch gradient, :func:`variance_factor` times σ².
+    multiplications, not N times the number of parameters. The mean of the result, of shape (draws,), is an
+    estimate of the variance of the mini-batch gradient, :func:`variance_factor` times σ².
 
     >>> K = inner_products(np.array([[1.0], [3]]))
     >>> batch_noise(K, N=1, draws=3, rng=np.random.default_rng(0), replace=False)
