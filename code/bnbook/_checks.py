@@ -23,9 +23,10 @@ def check_choice(allowed: Collection[Any], /, **values: Any) -> None:
             raise ValueError(f"{name}: got {value!r}, allowed are {', '.join(map(str, allowed))}")
 
 
-def check_whole(low: int, high: float = math.inf, /, **values: Any) -> None:
+def check_whole(low: float, high: float = math.inf, /, **values: Any) -> None:
     """Whole numbers from `low` to `high`."""
-    allowed = f"a whole number from {low} to {high}" if high < math.inf else f"a whole number, {low} or more"
+    upwards = f", {low} or more" if low > -math.inf else ""
+    allowed = f"a whole number from {low} to {high}" if high < math.inf else f"a whole number{upwards}"
     _check_numbers(allowed, lambda value: low <= operator.index(value) <= high, values)
 
 
@@ -120,6 +121,13 @@ def check_examples(x: Any) -> None:
     check_floats(x=x)
     if x.ndim != 2 or x.size == 0:
         raise ValueError(f"x: got shape {x.shape}, expected (examples, columns) with at least one of each")
+
+
+def check_images(x: Any) -> None:
+    """Images (N, D), (N, H, W) or (N, C, H, W)."""
+    check_floats(x=x)
+    if not 2 <= x.ndim <= 4 or 0 in x.shape[1:]:
+        raise ValueError(f"x: got shape {x.shape}, expected (N, D), (N, H, W) or (N, C, H, W)")
 
 
 def check_several(x: Any, axes: Iterable[int], per: str, *, name: str = "x", unit: str = "value") -> None:
