@@ -1,4 +1,4 @@
-"""Checks of arguments: what is allowed passes, and a message names the argument, what came and what is allowed."""
+"""Checks: what is allowed passes, and a message names the argument, what came and what is allowed."""
 
 import math
 
