@@ -41,7 +41,7 @@ check: lint  ## all that a change of one page needs: make check PAGE=batch_norm
 	@$(BIN)/python -m bookbuild.execute $(PAGE)
 	@$(BIN)/python -m bookbuild.notebooks $(PAGE)
 	$(BIN)/python -m pytest -c tests/pytest.ini notebooks/$(PAGE).ipynb $(NBVAL)
-	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore-glob '*_web.py' -k "$(notdir $(PAGE)) or claims or references"
+	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore tests/web -k "$(notdir $(PAGE)) or claims or references"
 
 hooks: $(READY)  ## let git check a commit before it is made
 	$(BIN)/prek install
@@ -64,14 +64,14 @@ lint: $(READY)
 	cd code && ../$(BIN)/lint-imports
 
 unit: $(READY)
-	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore-glob '*_web.py' \
+	$(BIN)/python -m pytest -c tests/pytest.ini --doctest-modules tests code/bnbook --ignore tests/web \
 	  --cov=bnbook --cov-branch --cov-report=term:skip-covered --cov-fail-under=95
 
 nbval: $(READY)
 	$(BIN)/python -m pytest -c tests/pytest.ini notebooks $(NBVAL) --numprocesses auto --dist loadscope
 
 test-web: book  ## open the built pages in Chromium, with the network blocked
-	$(BIN)/python -m pytest -c tests/pytest.ini tests/test_web.py tests/test_sliders_web.py --numprocesses auto
+	$(BIN)/python -m pytest -c tests/pytest.ini tests/web --numprocesses auto
 
 bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_norms.py
