@@ -88,9 +88,9 @@ def test_a_missing_file_says_how_to_install(tmp_path):
 
 def test_an_unknown_id_is_refused_and_the_nearest_ones_are_named():
     with pytest.raises(ValueError, match=r"id: got 'bn-whiten', which .* in claims\.yml; it has bn-whitens"):
-        claim("bn-whiten")
+        claims.claim("bn-whiten")
     with pytest.raises(ValueError, match="it has none of a similar name"):
-        claim("xyz")
+        claims.claim("xyz")
 
 
 def test_every_claim_is_checked_by_exactly_one_chapter():
