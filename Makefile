@@ -47,6 +47,10 @@ hooks: $(READY)  ## let git check a commit before it is made
 	$(BIN)/prek install
 
 lab: $(READY)  ## open the notebooks in JupyterLab
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@# JupyterLab would ask at the first start whether it may fetch news.
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+	  > $(VENV)/share/jupyter/lab/settings/overrides.json
 	$(BIN)/jupyter lab notebooks
 
 serve: book  ## build, then serve the HTML on http://localhost:8000

@@ -5,17 +5,19 @@ import shutil
 import subprocess
 import sys
 
+import jupytext
 import nbformat
 import pytest
 
-from bookbuild import execute, keys, notebooks, results
+from bookbuild import execute, keys, notebooks, portable, results
 
 CHAPTERS = results.chapters()
+LABELS = portable.labels()
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=results.name_of)
 def test_a_notebook_is_in_step_with_its_chapter_and_no_cell_is_unexecuted(chapter):
-    assert notebooks.problems(chapter) == []
+    assert notebooks.problems(chapter, LABELS) == []
 
 
 def test_no_notebook_is_left_over():
@@ -25,12 +27,13 @@ def test_no_notebook_is_left_over():
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=results.name_of)
 def test_every_figure_has_a_name_a_caption_and_alternative_text(chapter):
     pair = nbformat.read(notebooks.pair_of(chapter), as_version=4)
+    source = {cell.source: cell.metadata for cell in jupytext.read(chapter).cells}
     drawing = [cell for cell in pair.cells if "<Figure" in str(cell.get("outputs", ""))]
     assert len(drawing) >= 4
     for cell in drawing:
-        figure, image = cell.metadata.mystnb.figure, cell.metadata.mystnb.image
-        assert figure.name.startswith("fig-")
-        assert min(len(figure.caption), len(image.alt)) > 40, figure.name
+        shown = source[cell.source].mystnb
+        assert shown.figure.name.startswith("fig-")
+        assert min(len(shown.figure.caption), len(shown.image.alt)) > 40, shown.figure.name
 
 
 @pytest.fixture
@@ -49,6 +52,7 @@ def book(tmp_path, monkeypatch):
     for module in (keys, results, execute, notebooks):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(results, "BOOK", tmp_path / "book")
+    monkeypatch.setattr(portable, "BOOK", tmp_path / "book")
     monkeypatch.setattr(results, "EXECUTED", tmp_path / "_build/executed")
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
@@ -61,6 +65,10 @@ def write(chapter, *cells, prose="A page."):
     header += "kernelspec:\n  display_name: Python 3\n  language: python\n  name: python3\n---\n"
     body = "".join(f"\n```{{code-cell}} ipython3\n{cell}\n```\n" for cell in cells)
     chapter.write_text(f"{header}\n# Tiny\n\n{prose}\n{body}", "utf-8")
+
+
+def problems(page):
+    return notebooks.problems(page, portable.labels())
 
 
 def executed(capsys):
@@ -254,22 +262,22 @@ def test_a_written_notebook_keeps_text_and_leaves_images_and_metadata_out(book, 
     assert first.outputs[0].metadata == {}
     assert second.outputs[0].data == {"text/plain": "4"}
     assert (first.execution_count, second.execution_count) == (1, 2)
-    assert notebooks.problems(book / "book/tiny.md") == []
+    assert problems(book / "book/tiny.md") == []
 
 
 def test_a_notebook_that_is_missing_out_of_step_or_unexecuted_is_named(book, capsys):
     chapter, pair = book / "book/tiny.md", book / "notebooks/tiny.ipynb"
-    assert "does not exist: run `make notebooks`" in notebooks.problems(chapter)[0]
+    assert "does not exist: run `make notebooks`" in problems(chapter)[0]
     assert notebooks.main([]) == 1  # nothing to write from
     execute.main(["--jobs", "1"])
     notebooks.main([])
     stored = nbformat.read(pair, as_version=4)
     write(chapter, "1 + 1", prose="Edited.")
-    assert "out of step" in notebooks.problems(chapter)[0]
+    assert "out of step" in problems(chapter)[0]
     write(chapter, "1 + 1")
     stored.cells[-1].execution_count = None
     nbformat.write(stored, pair)
-    assert "code cells [1] were never executed" in notebooks.problems(chapter)[0]
+    assert "code cells [1] were never executed" in problems(chapter)[0]
 
 
 def test_the_notebook_tests_see_a_changed_output_and_pass_a_measured_one(tmp_path):

@@ -15,11 +15,11 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import jupytext
 import nbformat
 from docutils.nodes import make_id
 from nbformat import NotebookNode
 
+from bookbuild.portable import Labels, labels, portable
 from bookbuild.results import NOTEBOOKS, ROOT, find_result, name_of, pages_named, with_outputs
 
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
@@ -31,9 +31,9 @@ def pair_of(page: Path) -> Path:
     return NOTEBOOKS / f"{name_of(page)}.ipynb"
 
 
-def read_source(page: Path) -> NotebookNode:
-    """A page as a notebook without outputs; a cell is called after its section and its place there."""
-    notebook = jupytext.read(page)
+def read_source(page: Path, book: Labels) -> NotebookNode:
+    """The notebook of a page without outputs; a cell is called after its section and its place there."""
+    notebook = portable(page, book)
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     section, places = "start", dict[str, int]()
     for cell in notebook.cells:
@@ -82,12 +82,12 @@ def _sanitizer() -> list[tuple[str, str]]:
     return [(rules[name]["regex"], rules[name]["replace"]) for name in rules.sections()]
 
 
-def problems(page: Path) -> list[str]:
+def problems(page: Path, book: Labels) -> list[str]:
     """What is wrong with the notebook of a page; empty if nothing is."""
     pair = pair_of(page)
     if not pair.exists():
         return [f"{pair.name} does not exist: {REPAIR}"]
-    stored, source = nbformat.read(pair, as_version=4), read_source(page)
+    stored, source = nbformat.read(pair, as_version=4), read_source(page, book)
     found = []
     keys = ("cell_type", "source", "metadata", "id")
     if [[cell[key] for key in keys] for cell in stored.cells] != [
@@ -101,13 +101,13 @@ def problems(page: Path) -> list[str]:
     return found
 
 
-def write(page: Path) -> bool:
+def write(page: Path, book: Labels) -> bool:
     """Write the notebook of a page if it would differ; returns whether the page was executed."""
     result = find_result(page)
     if result is None:
         return False
     pair = pair_of(page)
-    notebook = without_images(with_outputs(read_source(page), result))
+    notebook = without_images(with_outputs(read_source(page, book), result))
     old = pair.read_text("utf-8") if pair.exists() else ""
     if old:
         notebook = keep_equal_outputs(notebook, nbformat.reads(old, as_version=4))
@@ -119,17 +119,26 @@ def write(page: Path) -> bool:
     return True
 
 
+def write_with_figures(page: Path, file: Path) -> None:
+    """Write the notebook of an executed page as a download, which shows its figures before it is run."""
+    result = find_result(page)
+    if result is None:
+        raise ValueError(f"{page.name}: not executed as it stands; run `make book`, which does it first")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(with_outputs(read_source(page, labels()), result), file)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write or check notebooks; returns the number of pages with which something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m bookbuild.notebooks", description=__doc__)
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="names, such as batch_norm (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing, tell what is out of step")
     settings = parser.parse_args(arguments)
-    wrong = []
+    book, wrong = labels(), list[str]()
     for page in pages_named(settings.pages):
         if settings.check:
-            wrong += problems(page)
-        elif not write(page):
+            wrong += problems(page, book)
+        elif not write(page, book):
             wrong.append(f"{page.name} was not executed: run python -m bookbuild.execute")
     print(*wrong, sep="\n", end="\n" if wrong else "", file=sys.stderr)
     return len(wrong)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +18,8 @@ from urllib.parse import urlsplit
 from PIL import Image
 from sphinx.application import Sphinx
 
-from bookbuild.results import BOOK, NOTEBOOKS, chapters
+from bookbuild.notebooks import write_with_figures
+from bookbuild.results import BOOK, chapters
 
 FRONT = "A course textbook on batch normalization in which every claim about an experiment is measured."
 PICTURE = "_static/share.png"
@@ -60,7 +60,7 @@ def write_webp(app: Sphinx, exception: Exception | None) -> None:
 def offer_notebook(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Offer the chapter's notebook in the page's header."""
+    """Offer the page's notebook in its header."""
     name = pagename.removeprefix("book/")
     if BOOK / f"{name}.md" not in chapters():
         return
@@ -80,18 +80,17 @@ def offer_notebook(
     context["header_buttons"].insert(0, group | {"buttons": buttons})
 
 
+def write_notebook(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Put the page's notebook beside the pages, with its figures."""
+    name = pagename.removeprefix("book/")
+    if BOOK / f"{name}.md" in chapters():
+        write_with_figures(BOOK / f"{name}.md", Path(app.outdir) / "notebooks" / f"{name}.ipynb")
+
+
 def _link(text: str, url: str, icon: str) -> dict[str, str]:
     return {"type": "link", "text": text, "url": url, "icon": icon}
-
-
-def copy_notebooks(app: Sphinx, exception: Exception | None) -> None:
-    """Put the executed notebooks beside the pages."""
-    if exception is None and app.builder.format == "html":
-        target = Path(app.outdir) / "notebooks"
-        target.mkdir(exist_ok=True)
-        for chapter in chapters():
-            if (notebook := NOTEBOOKS / f"{chapter.stem}.ipynb").exists():
-                shutil.copyfile(notebook, target / notebook.name)
 
 
 def question(text: str) -> str:
@@ -131,6 +130,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", lighten_images, priority=600)
     app.connect("html-page-context", offer_notebook, priority=600)
     app.connect("html-page-context", describe, priority=600)
-    for finish in (write_webp, copy_notebooks, write_sitemap):
+    app.connect("html-page-context", write_notebook)
+    for finish in (write_webp, write_sitemap):
         app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": False}
