@@ -51,7 +51,8 @@ def test_a_role_becomes_text(myst, markdown):
         ("```{math}\n:label: eq-a\nx = 1\n```", "$$\nx = 1 \\tag{7.1}\n$$"),
         ("```{math}\nx = 1 \\\\ y = 2\n```", "$$\n\\begin{split}\nx = 1 \\\\ y = 2\n\\end{split}\n$$"),
         (
-            "````{admonition} A *title*\n:class: warning\n\nText, {eq}`eq-a`.\n\n```{math}\n:label: eq-b\ny\n```\n````",
+            "````{admonition} A *title*\n:class: warning\n\n"
+            "Text, {eq}`eq-a`.\n\n```{math}\n:label: eq-b\ny\n```\n````",
             "> **A *title*.**\n>\n> Text, (7.1).\n>\n> $$\n> y \\tag{7.2}\n> $$",
         ),
         (

@@ -1,9 +1,9 @@
 """Turn a page into a notebook of plain Markdown, which JupyterLab, VS Code, Colab and GitHub all show.
 
 The pages use a handful of MyST's directives and roles. Here each becomes Markdown, with the number that the
-built page shows: equations get a tag, references become text and links, captions stand below their figures, an
-exercise is headed by its number and title, and its solution is closed until the reader opens it. Anything else
-in braces is an error, so that no directive can reach a notebook.
+built page shows: equations get a tag, references become text and links, captions stand below their figures,
+an exercise is headed by its number and title, and its solution is closed until the reader opens it. Anything
+else in braces is an error, so that no directive can reach a notebook.
 
 sphinx-tojupyter does the same from Sphinx's document tree. It was tried first. It leaves exercise titles,
 captions, tags and outputs to others, writes every page anew in half a minute where this takes seconds, and

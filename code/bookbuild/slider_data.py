@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from bnbook import data, norms, plots, sgd, whitening
+from bookbuild.keys import code_cells
 from bookbuild.results import BOOK
 
 Floats = NDArray[np.float64]
@@ -260,9 +261,7 @@ def landscape_walks() -> Data:
         ``lengths``, and for each norm: ``loss``, over that at the start, for each of 5 networks and each
         length; ``slope``, the squared length of the gradient over the loss at the start.
     """
-    from bookbuild.notebooks import read_source  # needs jupytext, which the build of the pages does not
-
-    cells = [cell.source for cell in read_source(BOOK / "landscape.md").cells if cell.cell_type == "code"]
+    cells = code_cells((BOOK / "landscape.md").read_text("utf-8"))
     last = next(i for i, source in enumerate(cells) if "walks[norm].append" in source)
     space: Data = {}
     for source in cells[: last + 1]:
