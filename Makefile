@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book live execute notebooks check hooks lab serve pdf test lint unit nbval test-web bench bench-page clean
+.PHONY: help book live execute notebooks check replicate hooks lab serve pdf test lint unit nbval test-web bench bench-page clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ check: lint  ## all that a change of one page needs: make check PAGE=batch_norm
 	@$(BIN)/python -m bookbuild.notebooks $(PAGE)
 	$(BIN)/python -m pytest -c tests/pytest.ini notebooks/$(PAGE).ipynb $(NBVAL)
 	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore tests/web -k "$(notdir $(PAGE)) or claims or references"
+
+replicate: $(READY)  ## run every page with other seeds, tell which claims flip: make replicate SEEDS=1000
+	@test -n "$(SEEDS)" || { echo "Say what is added to every seed: make replicate SEEDS=1000"; exit 1; }
+	@$(BIN)/python -m bookbuild.replicate --seeds $(SEEDS) $(PAGE)
 
 hooks: $(READY)  ## let git check a commit before it is made
 	$(BIN)/prek install
