@@ -59,7 +59,7 @@ def record_claims() -> None:
             "as_expected": bool(condition) == (self.expect == "holds"),
             "measured": values,
         }
-        display({"text/plain": ""}, metadata={KEY: record}, raw=True)  # type: ignore[no-untyped-call]
+        display({"text/plain": ""}, metadata={KEY: record}, raw=True)
 
     Claim.check = check  # type: ignore[method-assign]
 
