@@ -4,6 +4,7 @@ import csv
 import re
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,10 +17,11 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from bnbook import exercises, norms
-from bnbook.exercises import CATALOGUE, Exercise, Mistake, _engine, check, grading
+from bnbook.exercises import Exercise, Mistake, _engine, catalogue, check, grading
 from bnbook.exercises._engine import judge
 
 BOOK = Path(__file__).parents[1] / "book"
+CATALOGUE = catalogue()
 ALL = list(CATALOGUE)
 
 
@@ -122,6 +124,27 @@ def test_the_book_says_how_to_check_and_its_solution_does(name):
         assert f'check("{name}", {called})' in asked
 
 
+def test_the_check_of_one_chapter_imports_no_other_chapter():
+    script = """
+import sys
+from bnbook.exercises import check, CHAPTERS
+
+def loaded():
+    chapters = [name for name in CHAPTERS if f"bnbook.exercises.{name}" in sys.modules]
+    heavy = [name for name in ("scipy", "sklearn", "mlxtend", "pandas", "joblib") if name in sys.modules]
+    print("loaded", *chapters, *heavy)
+
+loaded()
+check("sgd.2", 1)
+loaded()
+check("backward.2", lambda dy, x, gamma, eps: x)
+loaded()
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    lines = [line for line in run.stdout.splitlines() if line.startswith("loaded")]
+    assert lines == ["loaded", "loaded sgd", "loaded sgd backward"]
+
+
 def test_every_check_in_the_book_is_in_the_catalogue():
     used = {
         name
@@ -185,7 +208,7 @@ def test_the_formula_with_eps_is_the_length_of_the_gradient():
 
 
 def test_an_unknown_id_names_what_is_allowed():
-    with pytest.raises(ValueError, match=r"exercise: got 'backward.9', allowed are .*backward\.2"):
+    with pytest.raises(ValueError, match=r"exercise: got 'backward.9', allowed are backward\.1, backward\.2"):
         check("backward.9", 1)
 
 
@@ -644,7 +667,7 @@ def test_printed_text_saved_and_forged_marks_and_another_check_do_not_count(tmp_
         "print('batch_norm.4, The loudest possible example: passed. Right on 3 inputs.')",
         f"from IPython.display import display\ndisplay({forged})\ndisplay({again})",
         "import bnbook.exercises as e, bnbook.exercises._engine as engine\n"
-        "e.CATALOGUE['batch_norm.4'] = e.CATALOGUE['batch_norm.1']\n"
+        "e.batch_norm.EXERCISES[4] = e.batch_norm.EXERCISES[1]\n"
         "engine._verdict = engine.judge = lambda *_: ('passed', [''], False)\n"
         "def check(*_): print('passed')\n"
         "check('backward.2', None)",

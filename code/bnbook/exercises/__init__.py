@@ -9,67 +9,62 @@ solution and the wrong answers that readers give; :mod:`bnbook.exercises._engine
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
-from bnbook.exercises import (
-    accelerating,
-    adaptation,
-    backward,
-    batch_norm,
-    beyond,
-    cnn,
-    covariate_shift,
-    distributed,
-    group_norm,
-    ics_revisited,
-    inference,
-    internal_covariate_shift,
-    landscape,
-    saturation,
-    scale_invariance,
-    sgd,
-    small_batches,
-    training,
-    whitening,
-)
 from bnbook.exercises._engine import Exercise, Mistake, Result, judge
 
-__all__ = ["ATTEMPTS", "CATALOGUE", "Exercise", "Mistake", "Result", "check"]
+__all__ = ["ATTEMPTS", "CHAPTERS", "Exercise", "Mistake", "Result", "catalogue", "check"]
 
-_CHAPTERS = {
-    "sgd": sgd.EXERCISES,
-    "saturation": saturation.EXERCISES,
-    "covariate_shift": covariate_shift.EXERCISES,
-    "internal_covariate_shift": internal_covariate_shift.EXERCISES,
-    "whitening": whitening.EXERCISES,
-    "batch_norm": batch_norm.EXERCISES,
-    "backward": backward.EXERCISES,
-    "training": training.EXERCISES,
-    "cnn": cnn.EXERCISES,
-    "inference": inference.EXERCISES,
-    "accelerating": accelerating.EXERCISES,
-    "ics_revisited": ics_revisited.EXERCISES,
-    "landscape": landscape.EXERCISES,
-    "scale_invariance": scale_invariance.EXERCISES,
-    "small_batches": small_batches.EXERCISES,
-    "group_norm": group_norm.EXERCISES,
-    "distributed": distributed.EXERCISES,
-    "adaptation": adaptation.EXERCISES,
-    "beyond": beyond.EXERCISES,
-}
-
-# Every exercise that can be checked, by its id.
-CATALOGUE: dict[str, Exercise] = {
-    f"{chapter}.{number}": exercise
-    for chapter, exercises in _CHAPTERS.items()
-    for number, exercise in exercises.items()
-}
+# In the order of the book. A chapter's module is imported when one of its exercises is checked, not before:
+# what the others need, SciPy and mlxtend among it, costs a second, and an edit in one module then concerns
+# the cells of one chapter alone.
+CHAPTERS = (
+    "sgd",
+    "saturation",
+    "covariate_shift",
+    "internal_covariate_shift",
+    "whitening",
+    "batch_norm",
+    "backward",
+    "training",
+    "cnn",
+    "inference",
+    "accelerating",
+    "ics_revisited",
+    "landscape",
+    "scale_invariance",
+    "small_batches",
+    "group_norm",
+    "distributed",
+    "adaptation",
+    "beyond",
+)
 
 # The last answer to each exercise in this session; the grading checks them again.
 ATTEMPTS: dict[str, Any] = {}
+
+
+def _of_chapter(chapter: str) -> dict[str, Exercise]:
+    """The exercises of a chapter that can be checked, by their ids."""
+    exercises = import_module(f"bnbook.exercises.{chapter}").EXERCISES
+    return {f"{chapter}.{number}": exercise for number, exercise in exercises.items()}
+
+
+def catalogue() -> dict[str, Exercise]:
+    """Every exercise that can be checked, by its id; this imports all chapters' modules."""
+    return {name: exercise for chapter in CHAPTERS for name, exercise in _of_chapter(chapter).items()}
+
+
+def _find(name: str) -> Exercise:
+    chapter = name.partition(".")[0]
+    exercises = _of_chapter(chapter) if chapter in CHAPTERS else {}
+    if name not in exercises:
+        raise ValueError(f"exercise: got {name!r}, allowed are {', '.join(exercises or catalogue())}")
+    return exercises[name]
 
 
 def check(exercise: str, answer: Any) -> Result:
@@ -96,10 +91,9 @@ def check(exercise: str, answer: Any) -> Result:
     ValueError
         If there is no such exercise, or none that can be checked.
     """
-    if exercise not in CATALOGUE:
-        raise ValueError(f"exercise: got {exercise!r}, allowed are {', '.join(CATALOGUE)}")
+    found = _find(exercise)
     ATTEMPTS[exercise] = answer
-    result = judge(exercise, CATALOGUE[exercise], answer)
+    result = judge(exercise, found, answer)
     if InteractiveShell.initialized():
         display(  # type: ignore[no-untyped-call]
             {"text/plain": result.message},

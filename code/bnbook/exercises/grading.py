@@ -78,7 +78,7 @@ def check_again(attempts: dict[str, Any]) -> None:
     for name in [name for name in sys.modules if name.startswith("bnbook.exercises")]:
         del sys.modules[name]
     engine = importlib.import_module("bnbook.exercises._engine")
-    catalogue = importlib.import_module("bnbook.exercises").CATALOGUE
+    catalogue = importlib.import_module("bnbook.exercises").catalogue()
     verdicts = {
         name: engine.judge(name, catalogue[name], answer).verdict
         for name, answer in attempts.items()
@@ -186,7 +186,7 @@ def grade(folder: Path, exercises: Sequence[str] = (), seconds: float = 300) -> 
     ValueError
         If there is no notebook, or an id is unknown.
     """
-    catalogue = importlib.import_module("bnbook.exercises").CATALOGUE
+    catalogue = importlib.import_module("bnbook.exercises").catalogue()
     for exercise in exercises:
         if exercise not in catalogue:
             raise ValueError(f"exercises: got {exercise!r}, allowed are {', '.join(catalogue)}")
