@@ -1,6 +1,7 @@
 """The catalogue of exercises: every solution passes, every slip has its name, and the book agrees."""
 
 import ast
+import doctest
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from bnbook import exercises, norms
-from bnbook.exercises import CHAPTERS, _running, _slips, catalogue, check, solution
+from bnbook.exercises import CHAPTERS, _running, _slips, catalogue, check, grading, solution
 from bnbook.exercises._comparing import untouched
 from bnbook.exercises._engine import judge
 from bnbook.exercises._running import words_of
@@ -24,8 +25,10 @@ ALL = list(CATALOGUE)
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_solution_passes(name):
-    result = judge(name, CATALOGUE[name], CATALOGUE[name].right)
-    assert result.passed, result
+    exercise = CATALOGUE[name]
+    for source in (exercise.solution, *exercise.also):
+        result = judge(name, exercise, exercise.run(source))
+        assert result.passed, result
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -207,8 +210,16 @@ def test_every_exercise_has_a_hint_and_none_holds_the_solution():
         assert len(last) < 12 or all(last not in hint for hint in exercise.hints)
 
 
+@pytest.mark.parametrize("module", [exercises, grading])
+def test_the_examples_in_the_docstrings_run(module):
+    failed, tried = doctest.testmod(module)
+    assert tried > 3
+    assert not failed
+
+
 def test_the_solution_is_shown_and_returned(monkeypatch):
     shown = []
+    monkeypatch.setattr(InteractiveShell, "initialized", lambda: True)
     monkeypatch.setattr(exercises, "display", lambda thing: shown.append(thing.data))
     bound = solution("batch_norm.bound")
     assert shown == ["```python\ndef bound(m):\n    return np.sqrt(m - 1)\n```"]

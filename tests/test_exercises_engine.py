@@ -114,7 +114,7 @@ def test_a_mistake_that_crashes_on_some_inputs_is_still_named():
     ("answer", "verdict", "text"),
     [
         (lambda x: -2 * x, "sign flipped", "Y: the sign is wrong everywhere."),
-        (lambda x: 3 * x, "3 for 2", "3 stands where 2 belongs."),
+        (lambda x: 3 * x, "slip at 3", "3 is wrong in its place."),
         (lambda x: 5 * x, "constant factor", "2.5 times what is right"),
         (lambda x: 2 * x * x.size, "factor", "off by a factor, on the inputs by 1, 3, 6."),
         (lambda x: x.sort(), "returned nothing", "is there a `return`?"),

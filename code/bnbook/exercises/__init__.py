@@ -93,16 +93,35 @@ def check(exercise: str, answer: Any, hint: int = 0) -> Result:
 
 
 def solution(exercise: str) -> Callable[..., Any]:
-    """Show the source of the solution, and return the function."""
+    """Show the source of the solution, and return the function.
+
+    Examples
+    --------
+    >>> bound = solution("batch_norm.bound")
+    def bound(m):
+        return np.sqrt(m - 1)
+    >>> float(bound(10))
+    3.0
+    """
     found = find(exercise)
     if found.inputs is None:
         raise ValueError(f"exercise: got {exercise!r}, which asks for {found.asks} and not for a function")
-    display(Markdown(f"```python\n{found.solution.strip()}\n```"))  # type: ignore[no-untyped-call]
+    source = found.solution.strip()
+    if InteractiveShell.initialized():
+        display(Markdown(f"```python\n{source}\n```"))  # type: ignore[no-untyped-call]
+    else:
+        print(source)
     return found.right  # type: ignore[no-any-return]
 
 
 def catalogue() -> dict[str, Exercise]:
-    """Every exercise that can be checked, by its name; this imports all chapters' modules."""
+    """Every exercise that can be checked, by its name; this imports all chapters' modules.
+
+    Examples
+    --------
+    >>> catalogue()["batch_norm.bound"].title
+    'The loudest possible example'
+    """
     return {
         f"{chapter}.{name}": exercise
         for chapter in CHAPTERS
@@ -117,7 +136,14 @@ def _of_chapter(chapter: str) -> dict[str, Exercise | None]:
 
 
 def find(name: str) -> Exercise:
-    """The exercise of a name; a ValueError that tells the right name if this one only nearly fits."""
+    """The exercise of a name; a ValueError that tells the right name if this one only nearly fits.
+
+    Examples
+    --------
+    >>> find("batch_norm.4")
+    Traceback (most recent call last):
+    ValueError: exercise: got 'batch_norm.4'. Did you mean 'batch_norm.bound'?
+    """
     exercise = _find_or_none(name)
     if exercise is None:
         raise ValueError(f"exercise: got {name!r}. {_nearest(name)}")

@@ -1,9 +1,9 @@
 """Judge a reader's answer: run it on the inputs of an exercise, and find the name of the mistake.
 
 An answer is right if it gives what the solution gives, on every input. Otherwise it is compared with wrong
-answers, the likely ones first: the slips of the exercise, slips in single parts, two slips at once, a slip
-anywhere in the solution. The one that gives the same as the reader's *on every input* has the name. If there
-is none, the message says which parts are right and what should hold, on the smallest input.
+answers, the likely ones first: the slips of the exercise, slips in single parts, a slip anywhere in the
+solution, two slips at once. The one that gives the same as the reader's *on every input* has the name. If
+there is none, the message says which parts are right and what should hold, on the smallest input.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _verdict(exercise: Exercise, answer: Any) -> tuple[str, list[str], bool]:
     if changed:
         return (*_changed(changed), printed)
     if failing:
-        return (*_unnamed(exercise, expected, got, answer), printed)
+        return (*_unnamed(exercise, expected, got), printed)
     for pair in pairs:
         kinds = kept_kind(exercise, *pair)
         if kinds:
@@ -134,7 +134,7 @@ def _wanted(exercise: Exercise) -> str:
 
 def _named(slip: _slips.Named) -> list[str]:
     """Lines about a mistake that has a name, or about two."""
-    if " + " in slip.name:
+    if "\n" in slip.advice:
         lines = zip(slip.name.split(" + "), slip.advice.split("\n"), strict=True)
         return ["Two mistakes at once:", *(f"{name}: {advice}" for name, advice in lines)]
     return [f"This mistake has a name: {slip.name}.", slip.advice]
@@ -145,17 +145,14 @@ def _changed(names: list[str]) -> tuple[str, list[str]]:
     return "argument changed in place", [f"{text} `x -= mean` writes into x; `x = x - mean` does not."]
 
 
-def _unnamed(
-    exercise: Exercise, expected: list[Outcome], got: list[Outcome], answer: Any
-) -> tuple[str, list[str]]:
+def _unnamed(exercise: Exercise, expected: list[Outcome], got: list[Outcome]) -> tuple[str, list[str]]:
     """Verdict and lines about an answer that no single slip of the exercise explains as a whole."""
     if not all(outcome.parts for outcome in got):
-        found = _slips.two_at_once(exercise, got) or _slips.anywhere(exercise, got)
-        return (
-            (found.name, _named(found))
-            if found
-            else _first_failure(exercise, expected, got, exercise.returns)
-        )
+        # What fails on the smallest input has told why.
+        found = got[0].parts and (_slips.anywhere(exercise, got) or _slips.two_at_once(exercise, got))
+        if found:
+            return found.name, _named(found)
+        return _first_failure(exercise, expected, got, exercise.returns)
     right = [part for part in exercise.returns if _equal(exercise, part, expected, got)]
     named: dict[str, _slips.Named] = {}
     for part in exercise.returns:
@@ -165,7 +162,7 @@ def _unnamed(
             named[part] = slip
     rest = [part for part in exercise.returns if part not in right and part not in named]
     if rest:
-        whole = _slips.two_at_once(exercise, got) or _slips.anywhere(exercise, got)
+        whole = _slips.anywhere(exercise, got) or _slips.two_at_once(exercise, got)
         if whole:
             return whole.name, _named(whole)
     verdicts = list(dict.fromkeys(slip.name for slip in named.values()))
@@ -288,8 +285,8 @@ def _difference(exercise: Exercise, part: str, want: Part, have: Part) -> list[s
     """Expected and got: a few values as they are, otherwise the first one that differs."""
     where = part
     if isinstance(want, np.ndarray) and isinstance(have, np.ndarray) and want.size > _SHOWN:
-        limit = exercise.rtol * np.abs(want).max() + exercise.atol
-        differing = np.argwhere(~(np.abs(want - have) <= limit))
+        one, other = want.astype(float), have.astype(float)
+        differing = np.argwhere(~(np.abs(one - other) <= exercise.rtol * np.abs(one).max() + exercise.atol))
         first = tuple(int(i) for i in differing[0])
         where = f"{part}, {len(differing)} of {want.size} values differ, the first at {list(first)}"
         want, have = want[first], have[first]

@@ -66,6 +66,8 @@ class Exercise:
         Source of a right answer: a function with the name in `asks`, or lines that end with the value.
     slips : str
         Wrong answers, see above. Each differs from the solution and from the others on some input.
+    also : tuple of str
+        Other right answers, of another form: a slip anywhere in them is looked for as well.
     hints : tuple of str
         Given one by one on request; each says a little more.
     inputs : function, optional
@@ -102,6 +104,7 @@ class Exercise:
     asks: str
     solution: str
     slips: str = ""
+    also: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     inputs: Callable[[], list[Inputs]] | None = None
     returns: tuple[str, ...] = ("the result",)

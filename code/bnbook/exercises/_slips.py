@@ -104,13 +104,14 @@ def two_at_once(exercise: Exercise, got: list[Outcome]) -> Named | None:
 
 
 def anywhere(exercise: Exercise, got: list[Outcome]) -> Named | None:
-    """A single slip anywhere in the solution that gives what the reader's answer gives."""
+    """A single slip anywhere in a solution that gives what the reader's answer gives."""
     if exercise.slow:
         return None
-    for name, advice, tree in _mutants(exercise.solution):
-        found = _tried(exercise, tree, got)
-        if found:
-            return Named(name, advice, found)
+    for source in (exercise.solution, *exercise.also):
+        for name, advice, tree in _mutants(source):
+            found = _tried(exercise, tree, got)
+            if found:
+                return Named(name, advice, found)
     return None
 
 
@@ -123,7 +124,7 @@ def _tried(exercise: Exercise, source: str | ast.Module, got: list[Outcome]) -> 
         return None
     gives: list[Outcome] = []
     for k, theirs in enumerate(got):
-        gives.append(outcome(exercise, answer, k, exercise.seconds))
+        gives.append(outcome(exercise, answer, k, seconds=1))  # a slip may make an endless loop
         if not agree(exercise, gives[k], theirs):
             return None
     return gives if any(theirs.parts for theirs in got) else None
@@ -131,8 +132,8 @@ def _tried(exercise: Exercise, source: str | ast.Module, got: list[Outcome]) -> 
 
 # --------------------------------------------------------------------------- single slips anywhere
 
-_OTHER = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
-_REDUCTION = {"mean": "sum", "sum": "mean", "var": "std", "std": "var", "min": "max", "max": "min"}
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
+_REDUCTION = {"mean": "sum", "sum": "mean", "var": "std", "std": "var", "floor": "ceil", "ceil": "floor"}
 
 
 def _mutants(source: str) -> Iterator[tuple[str, str, ast.Module]]:
@@ -172,77 +173,80 @@ def _places(parent: ast.AST) -> Iterator[tuple[Any, ast.AST]]:
 
 
 def _slips_of(node: ast.expr, tree: ast.Module) -> Iterator[tuple[str, str, ast.expr]]:
-    """What may be written instead of an expression."""
-    text = ast.unparse(node)
+    """What may be written instead of an expression, the slips that have a name of their own first."""
     match node:
-        case ast.BinOp(left, ast.Add() | ast.Sub() as op, right):
-            term = ast.unparse(right)
-            other = "added" if isinstance(op, ast.Add) else "subtracted"
-            yield (
-                f"sign of {term}",
-                f"In {text}, the last term is {other}.",
-                _with(node, op=_OTHER[type(op)]()),
-            )
-            yield f"{term} forgotten", f"A term is missing: {term}.", left
-            yield f"{ast.unparse(left)} forgotten", f"A term is missing: {ast.unparse(left)}.", right
-        case ast.BinOp(left, ast.Mult() as op, right):
+        case ast.BinOp(left, ast.Add() | ast.Sub() as operator, right):
+            minus = isinstance(operator, ast.Sub)
+            text = f"Look at the sign of {_brief(right)}: it is {'subtracted' if minus else 'added'}."
+            yield f"sign of {_brief(right)}", text, _with(node, op=ast.Add() if minus else ast.Sub())
             for kept, lost in ((left, right), (right, left)):
-                yield (
-                    f"factor {ast.unparse(lost)} forgotten",
-                    f"A factor is missing: {ast.unparse(lost)}.",
-                    kept,
-                )
-            text = f"{ast.unparse(right)} is a factor here, not a divisor."
-            yield f"divided by {ast.unparse(right)}", text, _with(node, op=_OTHER[type(op)]())
-        case ast.BinOp(left, ast.Div() as op, right):
-            term = ast.unparse(right)
-            yield f"not divided by {term}", f"A division is missing: by {term}.", left
-            text = f"{term} divides; it is no factor."
-            yield f"multiplied by {term}", text, _with(node, op=_OTHER[type(op)]())
-            yield (
-                f"quotient of {term} inverted",
-                "Numerator and denominator are exchanged.",
-                _with(node, left=right, right=left),
-            )
-        case ast.BinOp(left, ast.Pow(), right):
-            yield f"power of {ast.unparse(left)} forgotten", f"{ast.unparse(left)} enters with a power.", left
+                yield f"term {_brief(lost)} forgotten", f"A term is missing: {_brief(lost)}.", kept
+        case ast.BinOp(left, ast.Mult(), right):
+            for kept, lost in ((left, right), (right, left)):
+                yield f"factor {_brief(lost)} forgotten", f"A factor is missing: {_brief(lost)}.", kept
+        case ast.BinOp(left, ast.Div(), right):
+            yield f"not divided by {_brief(right)}", f"A division is missing: by {_brief(right)}.", left
+        case ast.BinOp(left, ast.Pow(), _):
+            yield f"power of {_brief(left)} forgotten", f"{_brief(left)} enters with a power.", left
         case ast.UnaryOp(ast.USub(), operand):
-            yield f"sign of {ast.unparse(operand)}", f"{ast.unparse(operand)} has a minus.", operand
+            yield (
+                f"sign of {_brief(operand)}",
+                f"Look at the sign of {_brief(operand)}: a minus is missing.",
+                operand,
+            )
         case ast.Call(ast.Attribute(_, "sqrt"), [inner]):
-            yield f"root of {ast.unparse(inner)} forgotten", "A root is missing.", inner
-            yield f"root of {ast.unparse(inner)} twice", "One root is enough.", _with(node, args=[node])
+            yield "root forgotten", f"A root is missing, at {_brief(inner)}.", inner
+            yield "root twice", f"One root is enough, at {_brief(inner)}.", _with(node, args=[node])
         case ast.Call(ast.Attribute(_, name) as function) if name in _REDUCTION:
-            other = _REDUCTION[name]
-            advice = f"A {name} is wanted there, not a {other}."
-            yield f"{other} instead of {name}", advice, _with(node, func=_with(function, attr=other))
-            if any(keyword.arg == "keepdims" for keyword in node.keywords):
-                rest = [keyword for keyword in node.keywords if keyword.arg != "keepdims"]
-                text = (
-                    f"The {name} loses its axes and then broadcasts along the last ones: keep the dimensions."
-                )
-                yield f"keepdims forgotten in the {name}", text, _with(node, keywords=rest)
+            text = f"A {name} is wanted, not a {_REDUCTION[name]}."
+            yield (
+                f"{_REDUCTION[name]} instead of {name}",
+                text,
+                _with(node, func=_with(function, attr=_REDUCTION[name])),
+            )
             if name in ("var", "std"):
-                more = ast.keyword("ddof", ast.Constant(1))
+                more = [*node.keywords, ast.keyword("ddof", ast.Constant(1))]
                 text = "Divide by the number of values, not by one less."
-                yield f"unbiased {name}", text, _with(node, keywords=[*node.keywords, more])
+                yield f"unbiased {name}", text, _with(node, keywords=more)
             for i, axes in enumerate(node.args):
                 for new in _other_axes(axes):
-                    text = f"Look at the axes of the {name}: {ast.unparse(new)} is not right."
                     args = [*node.args[:i], new, *node.args[i + 1 :]]
+                    text = f"Look at the axes of the {name}: {ast.unparse(new)} is not right."
                     yield f"{name} over the axes {ast.unparse(new)}", text, _with(node, args=args)
-        case ast.Tuple(elements) if elements and all(_is_int(element) for element in elements):
+        case ast.Tuple(elements) if elements and all(map(_is_int, elements)):
             for new in _other_axes(node):
                 yield f"axes {ast.unparse(new)}", f"Look at the axes: {ast.unparse(new)} is not right.", new
+    for new in _others(node, tree):
+        text = f"Your result is that of the solution with one slip: {ast.unparse(new)} is wrong in its place."
+        yield f"slip at {ast.unparse(new)}", text, new
+
+
+def _others(node: ast.expr, tree: ast.Module) -> Iterator[ast.expr]:
+    """Other operators, arguments in another order or missing, numbers off by one, other variables."""
+    match node:
+        case ast.BinOp(left, operator, right):
+            yield from (
+                ast.BinOp(left, other(), right) for other in _OPERATORS if not isinstance(operator, other)
+            )
+            yield from (ast.BinOp(right, operator, left), left, right)
+        case ast.Call(function, arguments, keywords):
+            yield from (
+                ast.Call(function, arguments, [k for k in keywords if k is not lost]) for lost in keywords
+            )
+            if len(arguments) > 1:
+                yield ast.Call(function, arguments[::-1], keywords)
+        case ast.Tuple(elements, ast.Load()):
+            yield ast.Tuple(elements[::-1], ast.Load())
         case ast.Constant(int() | float() as number) if not isinstance(number, bool):
-            for near in (number + 1, number - 1):
-                yield f"{near} for {number}", f"{near} stands where {number} belongs.", ast.Constant(near)
+            yield from (ast.Constant(number + 1), ast.Constant(number - 1))
         case ast.Name(name, ast.Load()):
-            for other in sorted(_variables(tree) - {name}):
-                yield (
-                    f"{other} for {name}",
-                    f"{other} stands where {name} belongs.",
-                    ast.Name(other, ast.Load()),
-                )
+            yield from (ast.Name(other, ast.Load()) for other in sorted(_variables(tree) - {name}))
+
+
+def _brief(node: ast.expr) -> str:
+    """A short expression as it is; a long one would be the solution."""
+    text = ast.unparse(node)
+    return text if len(text) <= 16 else "one part"
 
 
 def _with(node: Any, **fields: Any) -> Any:

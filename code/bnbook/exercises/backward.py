@@ -104,6 +104,19 @@ def my_backward(dy, x, gamma, eps=1e-5):
     dx = inv_std * (dx_hat - along_one - x_hat * along_x_hat)
     return dx, (dy * x_hat).sum((0, 2, 3)), dy.sum((0, 2, 3))
 """,
+        also=(  # the six equations of the paper
+            """
+def my_backward(dy, x, gamma, eps):
+    m = x.size / x.shape[1]
+    deviations = x - x.mean((0, 2, 3), keepdims=True)
+    std = np.sqrt(x.var((0, 2, 3), keepdims=True) + eps)
+    dx_hat = dy * gamma[:, None, None]
+    dvar = (dx_hat * deviations * -0.5 / std**3).sum((0, 2, 3), keepdims=True)
+    dmean = (-dx_hat / std).sum((0, 2, 3), keepdims=True)
+    dx = dx_hat / std + dvar * 2 * deviations / m + dmean / m
+    return dx, (dy * deviations / std).sum((0, 2, 3)), dy.sum((0, 2, 3))
+""",
+        ),
         slips="""
 statistics taken as constants: Mean and variance depend on every input: two more paths lead to x.
     - along_one - x_hat * along_x_hat =>

@@ -82,6 +82,16 @@ def my_batch_norm(x, gamma, beta, eps=1e-5):
     x_hat = (x - mean) / np.sqrt(var + eps)
     return gamma.reshape(1, -1, 1, 1) * x_hat + beta.reshape(1, -1, 1, 1)
 """,
+        also=(
+            """
+def my_batch_norm(x, gamma, beta, eps):
+    m = x.size / x.shape[1]
+    deviations = x - x.sum((0, 2, 3), keepdims=True) / m
+    variance = (deviations**2).sum((0, 2, 3), keepdims=True) / m
+    scaled = deviations * (variance + eps) ** -0.5
+    return gamma[:, None, None] * scaled + beta[:, None, None]
+""",
+        ),
         slips="""
 mean over the batch alone: All positions of a channel belong to its index set: reduce their axes, too.
     (0, 2, 3) => (0,)

@@ -90,7 +90,6 @@ def grade(
     Examples
     --------
     >>> import tempfile
-    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = (Path(folder) / "ada.ipynb").write_text("not a notebook")
     ...     grade(Path(folder))
@@ -253,7 +252,17 @@ def _jobs(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, and write it as CSV if asked to."""
+    """Print the table, and write it as CSV if asked to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "ada.ipynb").write_text("not a notebook")
+    ...     status = main([folder, "--exercises", "backward.my_backward"])
+    name  exercise              result         remark
+    ada   backward.my_backward  not attempted  no notebook: not JSON
+    """
     summary = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m bnbook.exercises", description=summary)
     parser.add_argument("folder", type=Path, help="with the notebooks of the class, subfolders included")
