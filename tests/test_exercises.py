@@ -322,9 +322,8 @@ def test_right_parts_and_a_broken_invariant_are_told_with_one_value():
     assert result.verdict == "wrong result"
     assert "dgamma and dbeta are right." in result.message
     assert "dx should sum to zero in each channel, and does not." in result.message
-    assert result.message.endswith(
-        "dx, 8 of 8 values differ, the first at [0, 0, 0, 0]\n  expected -0.4561\n  got      -0.3441"
-    )
+    value = "dx, 8 of 8 values differ, the first at [0, 0, 0, 0]\n  expected -0.4561\n  got      -0.3441\n"
+    assert result.message.endswith(f"{value}(`hint=1` in the call of check gives a hint.)")
 
 
 def with_loop(x, gamma, beta, eps=1e-5):

@@ -63,6 +63,8 @@ def judge(name: str, exercise: Exercise, answer: Any, hint: int = 0) -> Result:
     state = {"passed": "passed", NOT_ANSWERED: "not answered yet"}.get(verdict, "not yet")
     if printed:
         lines = [*lines, "(What your function printed was left out.)"]
+    if "wrong result" in verdict and exercise.hints and not hint:
+        lines = [*lines, "(`hint=1` in the call of check gives a hint.)"]
     for k in range(min(hint, len(exercise.hints))):
         lines = [*lines, f"Hint {k + 1} of {len(exercise.hints)}: {exercise.hints[k]}"]
     if hint > len(exercise.hints):
