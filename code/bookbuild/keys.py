@@ -61,7 +61,7 @@ def closure(page: Path) -> set[str]:
     """
     # A line that only IPython understands, such as %matplotlib, imports nothing.
     cells = [re.sub(r"^\s*[%!].*", "pass", cell, flags=re.M) for cell in code_cells(page.read_text("utf-8"))]
-    exercises = re.findall(r"\bcheck\(\s*[\"'](\w+)\.", "\n".join(cells))
+    exercises = re.findall(r"\b(?:check|solution)\(\s*[\"'](\w+)\.", "\n".join(cells))
     return _closure(imports("\n".join(cells)) | {f"{EXERCISES}.{chapter}" for chapter in exercises})
 
 

@@ -1,23 +1,23 @@
-"""Checked exercises: ``check("backward.2", my_backward)`` runs an answer and names the mistake.
+"""Checked exercises: ``check("backward.my_backward", my_backward)`` runs an answer and names the mistake.
 
-``CHAPTER.K`` is the K-th exercise of a chapter. Each chapter has a module here that holds the inputs, the
-solution and the wrong answers that readers give; :mod:`bnbook.exercises._engine` compares.
-
-``python -m bnbook.exercises FOLDER`` runs the notebooks of a class and prints a table, see
-:mod:`bnbook.exercises.grading`.
+An exercise is called ``CHAPTER.NAME``: NAME is the function that it asks for, or a noun for numbers. Each
+chapter has a module here that holds the inputs, the solution and the slips that readers make; `_engine`
+compares. ``python -m bnbook.exercises FOLDER`` grades a class, see :mod:`bnbook.exercises.grading`.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import display
+from IPython.display import Markdown, display
 
-from bnbook.exercises._engine import Exercise, Mistake, Result, judge
+from bnbook.exercises._engine import NOT_ANSWERED, Exercise, Result, judge
 
-__all__ = ["ATTEMPTS", "CHAPTERS", "Exercise", "Mistake", "Result", "catalogue", "check"]
+__all__ = ["ATTEMPTS", "CHAPTERS", "Exercise", "Result", "catalogue", "check", "find", "solution"]
 
 # In the order of the book. A chapter's module is imported when one of its exercises is checked, not before:
 # what the others need, SciPy and mlxtend among it, costs a second, and an edit in one module then concerns
@@ -48,52 +48,39 @@ CHAPTERS = (
 ATTEMPTS: dict[str, Any] = {}
 
 
-def _of_chapter(chapter: str) -> dict[str, Exercise]:
-    """The exercises of a chapter that can be checked, by their ids."""
-    exercises = import_module(f"bnbook.exercises.{chapter}").EXERCISES
-    return {f"{chapter}.{number}": exercise for number, exercise in exercises.items()}
-
-
-def catalogue() -> dict[str, Exercise]:
-    """Every exercise that can be checked, by its id; this imports all chapters' modules."""
-    return {name: exercise for chapter in CHAPTERS for name, exercise in _of_chapter(chapter).items()}
-
-
-def _find(name: str) -> Exercise:
-    chapter = name.partition(".")[0]
-    exercises = _of_chapter(chapter) if chapter in CHAPTERS else {}
-    if name not in exercises:
-        raise ValueError(f"exercise: got {name!r}, allowed are {', '.join(exercises or catalogue())}")
-    return exercises[name]
-
-
-def check(exercise: str, answer: Any) -> Result:
+def check(exercise: str, answer: Any, hint: int = 0) -> Result:
     """Check an answer, and show whether it is right or which mistake it makes.
 
-    The answer is run on several small inputs. A call that takes longer than a few seconds is stopped; this
-    needs a POSIX system and the main thread, which is where a notebook's cells run. Elsewhere (Windows,
-    threads) a loop without an end has to be interrupted by hand.
+    A call that takes longer than a few seconds is stopped, in notebooks on Linux and macOS.
 
     Parameters
     ----------
     exercise : str
-        ``"CHAPTER.K"`` for the K-th exercise of a chapter, such as ``"backward.2"``.
+        ``"CHAPTER.NAME"``, as it stands in the exercise.
     answer : function or value
         What the exercise asks for.
+    hint : int
+        How many hints to show besides.
 
     Returns
     -------
     Result
         With `passed`, `verdict` and `message`. The message has been shown already.
 
-    Raises
-    ------
-    ValueError
-        If there is no such exercise, or none that can be checked.
+    Examples
+    --------
+    >>> result = check("batch_norm.bound", lambda m: m - 1)
+    batch_norm.bound, The loudest possible example: not yet. This mistake has a name: square of the bound.
+    This bounds the square of x_hat; take the root.
+    >>> result.passed
+    False
     """
-    found = _find(exercise)
-    ATTEMPTS[exercise] = answer
-    result = judge(exercise, found, answer)
+    found = find(exercise)
+    if hint < 0:
+        raise ValueError(f"hint: got {hint}, allowed are 0, 1, 2, ...")
+    result = judge(exercise, found, answer, hint)
+    if result.verdict != NOT_ANSWERED:
+        ATTEMPTS[exercise] = answer
     if InteractiveShell.initialized():
         display(  # type: ignore[no-untyped-call]
             {"text/plain": result.message},
@@ -103,3 +90,88 @@ def check(exercise: str, answer: Any) -> Result:
     else:
         print(result.message)
     return result
+
+
+def solution(exercise: str) -> Callable[..., Any]:
+    """Show the source of the solution, and return the function.
+
+    Examples
+    --------
+    >>> bound = solution("batch_norm.bound")
+    def bound(m):
+        return np.sqrt(m - 1)
+    >>> float(bound(10))
+    3.0
+    """
+    found = find(exercise)
+    if found.inputs is None:
+        raise ValueError(f"exercise: got {exercise!r}, which asks for {found.asks} and not for a function")
+    source = found.solution.strip()
+    if InteractiveShell.initialized():
+        display(Markdown(f"```python\n{source}\n```"))  # type: ignore[no-untyped-call]
+    else:
+        print(source)
+    return found.right  # type: ignore[no-any-return]
+
+
+def catalogue() -> dict[str, Exercise]:
+    """Every exercise that can be checked, by its name; this imports all chapters' modules.
+
+    Examples
+    --------
+    >>> catalogue()["batch_norm.bound"].title
+    'The loudest possible example'
+    """
+    return {
+        f"{chapter}.{name}": exercise
+        for chapter in CHAPTERS
+        for name, exercise in _of_chapter(chapter).items()
+        if exercise is not None
+    }
+
+
+def _of_chapter(chapter: str) -> dict[str, Exercise | None]:
+    """All exercises of a chapter in the book's order; those without a check are None."""
+    return import_module(f"bnbook.exercises.{chapter}").EXERCISES  # type: ignore[no-any-return]
+
+
+def find(name: str) -> Exercise:
+    """The exercise of a name; a ValueError that tells the right name if this one only nearly fits.
+
+    Examples
+    --------
+    >>> find("batch_norm.4")
+    Traceback (most recent call last):
+    ValueError: exercise: got 'batch_norm.4'. Did you mean 'batch_norm.bound'?
+    """
+    exercise = _find_or_none(name)
+    if exercise is None:
+        raise ValueError(f"exercise: got {name!r}. {_nearest(name)}")
+    return exercise
+
+
+def _find_or_none(name: str) -> Exercise | None:
+    chapter, _, rest = name.partition(".")
+    return _of_chapter(chapter).get(rest) if chapter in CHAPTERS else None
+
+
+def _nearest(name: str) -> str:
+    """A sentence about the name that was meant."""
+    chapter, _, rest = name.strip().lower().replace(" ", "_").partition(".")
+    if chapter.isdecimal() and 0 < int(chapter) <= len(CHAPTERS):
+        chapter = CHAPTERS[int(chapter) - 1]
+    if chapter in CHAPTERS:
+        names = list(_of_chapter(chapter))
+        if rest.isdecimal() and 0 < int(rest) <= len(names):  # the number that is printed in the book
+            rest = names[int(rest) - 1]
+        if rest in names and _of_chapter(chapter)[rest] is None:
+            return "This exercise has no automatic check: compare with its solution."
+        checked = [f"{chapter}.{known}" for known, exercise in _of_chapter(chapter).items() if exercise]
+    else:
+        checked = list(catalogue())
+        rest = rest or chapter
+        own = [known for known in checked if known.partition(".")[2] == rest]
+        if own:
+            return f"Did you mean {' or '.join(map(repr, own))}?"
+    near = difflib.get_close_matches(f"{chapter}.{rest}", checked, 1, 0.75)
+    return f"Did you mean {near[0]!r}?" if near else f"Allowed are {', '.join(checked)}."

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bnbook import layers, models
-from bnbook.exercises._engine import Exercise, Inputs, Mistake
+from bnbook.exercises._exercise import Exercise, Inputs
 
 _WIDTHS = (8, 0, 8, 8, 0, 16, 16, 16, 16, 16)  # of the chapter's VGG-8
-_TAPS = 3 / (1 + 2**0.5)
-
-# --------------------------------------------------------------------------- 1: values_a_channel
 
 
 def _networks() -> list[Inputs]:
@@ -29,163 +24,10 @@ def _networks() -> list[Inputs]:
     ]
 
 
-def _values(model: nn.Module, shape: tuple[int, int, int], N: int, count: Any = None) -> list[Any]:
-    """What `count` reads off the input of each norm, by default its values a channel."""
-    found, x = [], torch.zeros(N, *shape)
-    with torch.no_grad():
-        for part in model.eval().children():
-            if isinstance(part, layers.BatchNorm):
-                found.append(count(x) if count else x[:, 0].numel())
-            x = part(x)
-    return found
-
-
-def _counted_by(count: Any) -> Any:
-    return lambda model, shape, N: _values(model, shape, N, count)
-
-
-SMALLEST_M = Exercise(
-    title="The smallest m",
-    asks="values_a_channel(model, shape, N)",
-    inputs=_networks,
-    solution=_values,
-    observe=lambda value, inputs: np.asarray(list(value)),
-    returns=("the list",),
-    mistakes=(
-        Mistake(
-            "examples forgotten",
-            "The values of all N images share a channel's statistics: m = N times the positions.",
-            _counted_by(lambda x: x[0, 0].numel()),
-        ),
-        Mistake(
-            "positions forgotten",
-            "Every position of the map is a value: m = N times the positions.",
-            _counted_by(lambda x: len(x)),
-        ),
-        Mistake(
-            "channels counted",
-            "Each channel has its own mean: count the values of one channel.",
-            _counted_by(lambda x: x.numel()),
-        ),
-        Mistake(
-            "side for the area",
-            "A map has height times width positions.",
-            _counted_by(lambda x: len(x) * x.shape[2]),
-        ),
-        Mistake(
-            "number of channels",
-            "m counts values, not channels.",
-            _counted_by(lambda x: x.shape[1]),
-        ),
-        Mistake(
-            "all parts counted",
-            "One number for each norm, not for each part of the network.",
-            lambda model, shape, N: [N * shape[1] * shape[2]] * len(list(model.children())),
-        ),
-        Mistake(
-            "input map for all layers",
-            "The poolings make the maps smaller: pass an input through the network part by part.",
-            lambda model, shape, N: [N * shape[1] * shape[2] for _ in _values(model, shape, N)],
-        ),
-        Mistake(
-            "smallest m alone",
-            "Return m of every norm, in a list.",
-            lambda model, shape, N: [min(_values(model, shape, N))],
-        ),
-        Mistake(
-            "m minus 1",
-            "m is the number of values, not of degrees of freedom.",
-            _counted_by(lambda x: x[:, 0].numel() - 1),
-        ),
-    ),
-)
-
-# --------------------------------------------------------------------------- 4: floor_of
-
-
-def _floor(K: float, top: Any = None, classes: Any = None) -> float:
-    """The floor, with another distance of the scores, or another number of wrong classes."""
-    distance = top(K) if top else K / np.sqrt(K - 1)
-    return float(np.log1p((classes(K) if classes else K - 1) * np.exp(-distance)))
-
-
-FLOOR = Exercise(
-    title="The floor for K classes",
-    asks="floor_of(K)",
-    inputs=lambda: [{"K": K} for K in (2, 10, 100)],
-    solution=_floor,
-    returns=("the floor",),
-    mistakes=(
-        Mistake(
-            "K wrong classes",
-            "One class is right, K - 1 are wrong.",
-            lambda K: _floor(K, classes=lambda K: K),
-        ),
-        Mistake(
-            "height of the right score alone",
-            "What counts is the distance between the right score and the others, which lie below 0.",
-            lambda K: _floor(K, top=lambda K: np.sqrt(K - 1)),
-        ),
-        Mistake(
-            "others left at zero",
-            "The scores of a unit have mean 0: where the right one is high, the others are below 0.",
-            lambda K: _floor(K, top=lambda K: np.sqrt(K)),
-        ),
-        Mistake(
-            "sign of the exponent",
-            "A larger distance makes the loss smaller: the exponent is negative.",
-            lambda K: _floor(K, top=lambda K: -K / np.sqrt(K - 1)),
-        ),
-        Mistake(
-            "one wrong class",
-            "There are K - 1 wrong classes.",
-            lambda K: _floor(K, classes=lambda K: 1) if K > 2 else _floor(K),
-        ),
-        Mistake(
-            "probability instead of loss",
-            "The loss is minus the logarithm of this.",
-            lambda K: np.exp(-_floor(K)),
-        ),
-        Mistake(
-            "logarithm to the base 10",
-            "Cross-entropy has the natural logarithm.",
-            lambda K: _floor(K) / np.log(10),
-        ),
-        Mistake(
-            "chance level", "This is the loss of a guess; the best scores do better.", lambda K: np.log(K)
-        ),
-    ),
-)
-
-# --------------------------------------------------------------------------- 5: counted
-
-
 def _settings() -> list[Inputs]:
-    return [
-        {"in_shape": (1, 14, 14), "classes": 10, "scale": 1.0},
-        {"in_shape": (1, 14, 14), "classes": 10, "scale": _TAPS},
-        {"in_shape": (1, 14, 14), "classes": 3, "scale": 2.0},
-    ]
-
-
-def _counted(
-    in_shape: tuple[int, int, int],
-    classes: int,
-    scale: float,
-    *,
-    which: Any = None,
-    init: str = "he",
-    biases: bool = False,
-) -> nn.Module:
-    """The plain VGG-8 with some of its convolutions rescaled, by default those on 3 x 3 maps."""
-    model = models.vgg(in_shape, classes, widths=_WIDTHS, init=init)
-    convolutions = [part for part in model if isinstance(part, nn.Conv2d)]
-    with torch.no_grad():
-        for conv in convolutions[3:] if which is None else which(convolutions, model):
-            conv.weight *= scale
-            if biases and conv.bias is not None:
-                conv.bias += scale - 1
-    return model
+    taps = 3 / (1 + 2**0.5)
+    cases = ((10, 1.0), (10, taps), (3, 2.0))
+    return [{"in_shape": (1, 14, 14), "classes": classes, "scale": scale} for classes, scale in cases]
 
 
 def _sizes(model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -200,67 +42,127 @@ def _sizes(model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     return torch.tensor(lengths), torch.tensor(biases)
 
 
-TAPS = Exercise(
-    title="Count the taps",
-    asks="counted(in_shape, classes, scale=scale)",
-    inputs=_settings,
-    solution=_counted,
-    observe=_sizes,
-    returns=("lengths of the weights over He's", "biases"),
-    rtol=0.15,
-    atol=1e-6,
-    keywords=("scale",),
-    seconds=20,
-    mistakes=(
-        Mistake(
-            "all convolutions scaled",
-            "Only those on 3 x 3 maps: the first three work on larger ones.",
-            lambda in_shape, classes, scale: _counted(
-                in_shape, classes, scale, which=lambda convs, model: convs
-            ),
+EXERCISES = {
+    "values_a_channel": Exercise(
+        title="The smallest m",
+        asks="values_a_channel(model, shape, N)",
+        inputs=_networks,
+        uses={"torch": torch, "layers": layers},
+        observe=lambda value, inputs: np.asarray(list(value)),
+        returns=("the list",),
+        hints=(
+            "Pass N images of zeros through the network part by part, in evaluation mode.",
+            "In front of each norm, x[:, 0] holds the values of one channel.",
         ),
-        Mistake(
-            "convolutions on 7 x 7 maps scaled, too",
-            "Leave the maps of 14 x 14 and 7 x 7 positions: their factor is near 1.",
-            lambda in_shape, classes, scale: _counted(
-                in_shape, classes, scale, which=lambda convs, model: convs[1:]
-            ),
-        ),
-        Mistake(
-            "first convolution on 3 x 3 maps left out",
-            "The map is 3 x 3 behind the second pooling already.",
-            lambda in_shape, classes, scale: _counted(
-                in_shape, classes, scale, which=lambda convs, model: convs[4:]
-            ),
-        ),
-        Mistake(
-            "output layer scaled, too",
-            "The last layer is no convolution: it misses no taps.",
-            lambda in_shape, classes, scale: _counted(
-                in_shape, classes, scale, which=lambda convs, model: [*convs[3:], model[-1]]
-            ),
-        ),
-        Mistake(
-            "nothing scaled",
-            "Multiply the weights in place, under `torch.no_grad()`.",
-            lambda in_shape, classes, scale: _counted(in_shape, classes, 1.0),
-        ),
-        Mistake(
-            "divided instead of multiplied",
-            "Taps are missing, so the weights have to grow.",
-            lambda in_shape, classes, scale: _counted(in_shape, classes, 1 / scale),
-        ),
-        Mistake(
-            "Glorot's start",
-            "The default of models.vgg is Glorot's start; ask for He's.",
-            lambda in_shape, classes, scale: _counted(in_shape, classes, scale, init="glorot"),
-        ),
-        Mistake(
-            "biases changed",
-            "Scale the weights; the biases stay at 0.",
-            lambda in_shape, classes, scale: _counted(in_shape, classes, scale, biases=True),
-        ),
+        solution="""
+def values_a_channel(model, shape, N):
+    found, x = [], torch.zeros(N, *shape)
+    with torch.no_grad():
+        for part in model.eval():
+            if isinstance(part, layers.BatchNorm):
+                found.append(x[:, 0].numel())
+            x = part(x)
+    return found
+""",
+        slips="""
+examples forgotten: The values of all N images share a channel's statistics: m = N times the positions.
+    x[:, 0] => x[0, 0]
+positions forgotten: Every position of the map is a value: m = N times the positions.
+    x[:, 0].numel() => len(x)
+channels counted: Each channel has its own mean: count the values of one channel.
+    x[:, 0] => x
+side for the area: A map has height times width positions.
+    x[:, 0].numel() => x[:, 0, :, 0].numel()
+number of channels: m counts values, not channels.
+    x[:, 0].numel() => x.shape[1]
+all parts counted: One number for each norm, not for each part of the network.
+    = lambda model, shape, N: [N * shape[1] * shape[2]] * len(list(model.children()))
+input map for all layers: The poolings make the maps smaller: pass an input through, part by part.
+    x[:, 0].numel() => N * shape[1] * shape[2]
+smallest m alone: Return m of every norm, in a list.
+    return found => return [min(found)]
+m minus 1: m is the number of values, not of degrees of freedom.
+    numel() => numel() - 1
+""",
     ),
-)
-
-EXERCISES = {1: SMALLEST_M, 4: FLOOR, 5: TAPS}
+    "shifts_and_strides": None,
+    "doubled_pixels": None,
+    "floor_of": Exercise(
+        title="The floor for K classes",
+        asks="floor_of(K)",
+        inputs=lambda: [{"K": K} for K in (2, 10, 100)],
+        returns=("the floor",),
+        hints=(
+            "With mean 0 and variance 1 over K classes, the right score is sqrt(K - 1) at most, and the "
+            "others are then equal.",
+            "The loss needs the distance of the right score from the others, K / sqrt(K - 1), and their "
+            "number.",
+        ),
+        solution="""
+def floor_of(K):
+    return np.log1p((K - 1) * np.exp(-K / np.sqrt(K - 1)))
+""",
+        slips="""
+K wrong classes: One class is right, K - 1 are wrong.
+    (K - 1) * => K *
+height of the right score alone: What counts is its distance from the others, which lie below 0.
+    -K / np.sqrt(K - 1) => -np.sqrt(K - 1)
+others left at zero: The scores of a unit have mean 0: where the right one is high, the others are below 0.
+    -K / np.sqrt(K - 1) => -np.sqrt(K)
+sign of the exponent: A larger distance makes the loss smaller: the exponent is negative.
+    exp(-K => exp(K
+one wrong class: There are K - 1 wrong classes.
+    (K - 1) * =>
+probability instead of loss: The loss is minus the logarithm of this.
+    return => return np.exp(-1) **
+logarithm to the base 10: Cross-entropy has the natural logarithm.
+    return => return 1 / np.log(10) *
+chance level: This is the loss of a guess; the best scores do better.
+    = np.log
+""",
+    ),
+    "counted": Exercise(
+        title="Count the taps",
+        asks="counted(in_shape, classes, scale=scale)",
+        inputs=_settings,
+        uses={"torch": torch, "nn": nn, "models": models, "WIDTHS": _WIDTHS},
+        observe=_sizes,
+        returns=("lengths of the weights over He's", "biases"),
+        rtol=0.15,
+        atol=1e-6,
+        keywords=("scale",),
+        seconds=20,
+        slow=True,
+        hints=(
+            '`models.vgg(..., widths=WIDTHS, init="he")` is the plain network with He\'s start.',
+            "Which of its convolutions work on 3 x 3 maps? The map shrinks at each 0 in WIDTHS.",
+            "Multiply their weights in place, under `torch.no_grad()`.",
+        ),
+        solution="""
+def counted(in_shape, classes, *, scale):
+    model = models.vgg(in_shape, classes, widths=WIDTHS, init="he")
+    with torch.no_grad():
+        for conv in [part for part in model if isinstance(part, nn.Conv2d)][3:]:
+            conv.weight *= scale
+    return model
+""",
+        slips="""
+all convolutions scaled: Only those on 3 x 3 maps: the first three work on larger ones.
+    [3:] => [0:]
+convolutions on 7 x 7 maps scaled, too: Leave the maps of 14 x 14 and 7 x 7 positions, with a factor near 1.
+    [3:] => [1:]
+first convolution on 3 x 3 maps left out: The map is 3 x 3 behind the second pooling already.
+    [3:] => [4:]
+output layer scaled, too: The last layer is no convolution: it misses no taps.
+    nn.Conv2d => nn.Conv2d | nn.Linear
+nothing scaled: Multiply the weights in place, under `torch.no_grad()`.
+    *= scale => *= 1
+divided instead of multiplied: Taps are missing, so the weights have to grow.
+    *= scale => /= scale
+Glorot's start: The default of models.vgg is Glorot's start; ask for He's.
+    init="he" => init="glorot"
+biases changed: Scale the weights; the biases stay at 0.
+    *= scale => *= scale; conv.bias += scale - 1
+""",
+    ),
+}

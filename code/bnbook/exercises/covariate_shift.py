@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from bnbook.exercises._engine import Exercise, Inputs, Mistake
-
-Array = NDArray[Any]
-Parts = dict[str, Callable[[Array], Array]]
-
-PARTS: Parts = {
-    "p(x)": lambda t: t.sum(1),
-    "p(y|x)": lambda t: t / t.sum(1, keepdims=True),
-    "p(y)": lambda t: t.sum(0),
-    "p(x|y)": lambda t: t / t.sum(0),
-}
+from bnbook.exercises._exercise import Exercise, Inputs
 
 
 def _tables() -> list[Inputs]:
@@ -39,93 +24,77 @@ def _tables() -> list[Inputs]:
     ]
 
 
-def _stays(parts: Parts, same: Any = np.allclose) -> Any:
-    def what_stays(p: Array, q: Array) -> set[str]:
-        return {name for name, part in parts.items() if same(part(p), part(q))}
-
-    return what_stays
-
-
-def _bitwise(one: Array, other: Array) -> bool:
-    return one.tobytes() == other.tobytes()
-
-
 EXERCISES = {
-    1: Exercise(
+    "what_stays": Exercise(
         title="Which shift is it?",
         asks="what_stays(p, q)",
         inputs=_tables,
-        solution=_stays(PARTS),
         returns=("the set",),
-        mistakes=(
-            Mistake(
-                "rows and columns exchanged",
-                "Rows are x: p(x) sums over the columns, axis 1.",
-                _stays(
-                    dict(zip(PARTS, [PARTS[k] for k in ("p(y)", "p(x|y)", "p(x)", "p(y|x)")], strict=True))
-                ),
-            ),
-            Mistake(
-                "conditionals exchanged",
-                "p(y|x) divides each row by its sum, p(x|y) each column.",
-                _stays({**PARTS, "p(y|x)": PARTS["p(x|y)"], "p(x|y)": PARTS["p(y|x)"]}),
-            ),
-            Mistake(
-                "marginals exchanged",
-                "p(x) is what is left when y is summed out.",
-                _stays({**PARTS, "p(x)": PARTS["p(y)"], "p(y)": PARTS["p(x)"]}),
-            ),
-            Mistake(
-                "joint instead of conditional",
-                "A conditional probability is the joint one over the marginal one.",
-                _stays({**PARTS, "p(y|x)": lambda t: t, "p(x|y)": lambda t: t}),
-            ),
-            Mistake(
-                "compared exactly",
-                "Rounding makes equal numbers differ in the last bit: compare with `np.allclose`.",
-                _stays(PARTS, _bitwise),
-            ),
-            Mistake(
-                "compared in the mean",
-                "All entries have to be equal, not only their mean or sum.",
-                _stays(PARTS, lambda one, other: np.isclose(one.mean(), other.mean())),
-            ),
-            Mistake(
-                "one equal entry is enough",
-                "All entries have to be equal.",
-                _stays(PARTS, lambda one, other: np.isclose(one, other).any()),
-            ),
-            Mistake(
-                "what changes instead of what stays",
-                "The set holds what is the same in both tables.",
-                _stays(PARTS, lambda one, other: not np.allclose(one, other)),
-            ),
+        hints=(
+            "p(x) sums the table over y, the columns. p(y|x) is the table over p(x).",
+            "Write the four as functions of a table, and compare both tables with `np.allclose`.",
         ),
+        solution="""
+def what_stays(p, q):
+    parts = {
+        "p(x)": lambda t: t.sum(1),
+        "p(y|x)": lambda t: t / t.sum(1, keepdims=True),
+        "p(y)": lambda t: t.sum(0),
+        "p(x|y)": lambda t: t / t.sum(0),
+    }
+    return {name for name, part in parts.items() if np.allclose(part(p), part(q))}
+""",
+        slips="""
+rows and columns exchanged: Rows are x: p(x) sums over the columns, axis 1.
+    part(p), part(q) => part(p.T), part(q.T)
+conditionals exchanged: p(y|x) divides each row by its sum, p(x|y) each column.
+    p(y|x) => p(?)
+    p(x|y) => p(y|x)
+    p(?) => p(x|y)
+marginals exchanged: p(x) is what is left when y is summed out.
+    "p(x)" => "p(?)"
+    "p(y)" => "p(x)"
+    "p(?)" => "p(y)"
+joint instead of conditional: A conditional probability is the joint one over the marginal one.
+    t / t.sum(1, keepdims=True) => t
+    t / t.sum(0) => t
+compared exactly: Rounding makes equal numbers differ in the last bit: compare with `np.allclose`.
+    np.allclose(part(p), part(q)) => part(p).tobytes() == part(q).tobytes()
+compared in the mean: All entries have to be equal, not only their mean or sum.
+    part(p), part(q) => part(p).mean(), part(q).mean()
+one equal entry is enough: All entries have to be equal.
+    np.allclose(part(p), part(q)) => np.isclose(part(p), part(q)).any()
+what changes instead of what stays: The set holds what is the same in both tables.
+    if np => if not np
+""",
     ),
-    3: Exercise(
+    "upside_down": None,
+    "black_pixel": Exercise(
         title="A camera that clips",
         asks="the mean of a black pixel",
-        solution=0.3 / math.sqrt(2 * math.pi),
-        rtol=0.015,
         returns=("the mean",),
-        mistakes=(
-            Mistake(
-                "mean of the magnitude",
-                "The negative half is cut off to 0, not turned over: half of this.",
-                0.6 / math.sqrt(2 * math.pi),
-            ),
-            Mistake("mean of the noise before clipping", "Clipping removes the negative half.", 0.0),
-            Mistake(
-                "standard deviation forgotten",
-                "The mean is proportional to the noise's 0.3.",
-                1 / math.sqrt(2 * math.pi),
-            ),
-            Mistake("half of the standard deviation", "Integrate z times the Gaussian density from 0.", 0.15),
-            Mistake(
-                "variance instead of standard deviation",
-                "The mean is proportional to 0.3, not to its square.",
-                0.09 / math.sqrt(2 * math.pi),
-            ),
+        rtol=0.015,
+        hints=(
+            "Clipping cuts the negative half of the noise off to 0.",
+            "Integrate z times the density of a Gaussian of width 0.3 from 0 to infinity.",
         ),
+        solution="""
+tau = 0.3
+mean = tau / np.sqrt(2 * np.pi)
+""",
+        slips="""
+mean of the magnitude: The negative half is cut off to 0, not turned over, so it is half of this.
+    mean = tau => mean = 2 * tau
+mean of the noise before clipping: Clipping removes the negative half.
+    = 0.0
+standard deviation forgotten: The mean is proportional to the noise's 0.3.
+    mean = tau => mean = 1
+half of the standard deviation: Integrate z times the Gaussian density from 0.
+    = 0.15
+variance instead of standard deviation: The mean is proportional to 0.3, not to its square.
+    mean = tau => mean = tau**2
+""",
     ),
+    "half_a_weight": None,
+    "augment_instead": None,
 }

@@ -1,56 +1,51 @@
 """Run the notebooks of a class and tell who passed which exercise: ``python -m bnbook.exercises FOLDER``.
 
-Every notebook runs in a kernel of its own, with a time limit. After its last cell the grading adds one more:
-it loads the checks anew and runs them on the last answer that the notebook gave to ``check`` for each
-exercise. Only what that cell reports counts.
+Every notebook runs in a kernel of its own, with a time limit. Behind each of its cells the grading checks
+once more what the cell gave to ``check``, with checks that come fresh from the files. What this finds counts:
+it is of no use to print "passed", to define another ``check``, or to overwrite the package. A notebook that
+crashes, hangs or is none costs only itself.
 
-So it is of no use to a student to print "passed", to define another ``check``, to change what ``check``
-shows, or to overwrite the catalogue: the printed text is not read, and the checks come fresh from the files.
-A notebook that crashes or hangs costs only itself. Its exercises before that point are then taken from what
-``check`` showed, and marked as not checked again.
-
-It is no protection against a student who copies the solution from the book or from this package, or who
-means to deceive and changes NumPy, the files of the package or the running interpreter. The notebooks run
-with your rights: use a container or an account of its own for code that you do not trust.
+It is no protection against a student who copies the solution from the book or from this package, or who means
+to deceive and changes NumPy, the files or the running interpreter. The notebooks run with your rights: use a
+container or an account of its own for code that you do not trust.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import codecs
+import contextlib
 import csv
-import importlib
-import itertools
+import io
+import json
+import logging
+import math
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
-from IPython.display import display
+from jupyter_core.utils import ensure_async
 from nbclient import NotebookClient
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import DeadKernelError
+from tqdm import tqdm
 
-__all__ = ["Row", "check_again", "grade", "grade_notebook", "main"]
+from bnbook.exercises import find
+from bnbook.exercises._again import CELL
+
+__all__ = ["Report", "Row", "grade", "grade_notebook", "main"]
 
 NOT_ATTEMPTED = "not attempted"
 
+_QUIET = logging.Logger("grading", logging.CRITICAL)  # the remarks say what happened
+
 
 class Row(NamedTuple):
-    """One line of the table.
-
-    Attributes
-    ----------
-    name : str
-        The notebook's file name, without its ending.
-    exercise : str
-        Id of the exercise.
-    result : str
-        ``"passed"``, the name of the mistake, ``"wrong result"``, ``"crash: ..."``, ``"timed out"`` or
-        ``"not attempted"``.
-    remark : str
-        Why a result was not checked again, or empty.
-    """
+    """One line of the table: `result` is a verdict of :func:`bnbook.exercises.check` or "not attempted"."""
 
     name: str
     exercise: str
@@ -59,178 +54,254 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What came of one notebook: a verdict for each exercise that it attempted, and why it stopped early."""
+    """Verdict and remark of each exercise that a notebook attempted, and why it stopped early."""
 
-    verdicts: dict[str, str]
-    stopped: str
-
-
-def check_again(attempts: dict[str, Any]) -> None:
-    """Check answers again with modules that are read from their files, and show the verdicts as metadata.
-
-    The grading runs this in the kernel of each notebook, behind its last cell.
-
-    Parameters
-    ----------
-    attempts : dict of str to function or value
-        The last answer to each exercise.
-    """
-    for name in [name for name in sys.modules if name.startswith("bnbook.exercises")]:
-        del sys.modules[name]
-    engine = importlib.import_module("bnbook.exercises._engine")
-    catalogue = importlib.import_module("bnbook.exercises").catalogue()
-    verdicts = {
-        name: engine.judge(name, catalogue[name], answer).verdict
-        for name, answer in attempts.items()
-        if name in catalogue
-    }
-    display(  # type: ignore[no-untyped-call]
-        {"text/plain": f"{len(verdicts)} exercises checked again"},
-        metadata={"bnbook-exercises": {"checked_again": verdicts}},
-        raw=True,
-    )
+    verdicts: dict[str, tuple[str, str]]
+    stopped: str = ""
 
 
-# Behind the last cell. The answers lie in the module that the notebook has used.
-_LAST_CELL = """
-import sys as _sys
-_attempts = dict(getattr(_sys.modules.get("bnbook.exercises"), "ATTEMPTS", {}))
-for _name in [name for name in _sys.modules if name.startswith("bnbook.exercises")]:
-    del _sys.modules[_name]
-from bnbook.exercises.grading import check_again as _check_again
-_check_again(_attempts)
-"""
-
-
-def grade_notebook(path: Path, seconds: float) -> Report:
-    """Run one notebook and collect its verdicts.
-
-    Parameters
-    ----------
-    path : Path
-        The notebook; its cells run in its folder, and the file is not changed.
-    seconds : float
-        How long all of its cells together may take.
-
-    Returns
-    -------
-    Report
-    """
-    try:
-        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    except (ValueError, OSError, AttributeError) as error:
-        return Report({}, f"no notebook: {type(error).__name__}")
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []  # what is saved in the file does not count
-    last = nbformat.v4.new_code_cell(_LAST_CELL)  # type: ignore[no-untyped-call]
-    notebook.cells.append(last)
-    end = time.monotonic() + seconds
-    client = NotebookClient(
-        notebook,
-        kernel_name="python3",
-        allow_errors=True,  # a cell that raises does not keep the next ones from running
-        timeout_func=lambda cell: max(1, round(end - time.monotonic())),
-        record_timing=False,
-        shutdown_kernel="immediate",  # one that hangs would not listen
-        extra_arguments=["--log-level=40"],
-        resources={"metadata": {"path": str(path.parent)}},
-    )
-    stopped = ""
-    try:
-        client.execute()
-    except CellTimeoutError:
-        stopped = f"stopped after {seconds:g} s"
-    except DeadKernelError:
-        stopped = "kernel died"
-    return _read(notebook.cells, stopped)
-
-
-def _read(cells: Sequence[Any], stopped: str) -> Report:
-    """The verdicts of the last cell; where it did not run, those that `check` showed."""
-    *own, last = [cell for cell in cells if cell.cell_type == "code"]
-    found = [mark for mark in _marks([last]) if "checked_again" in mark]
-    if found:
-        return Report(dict(found[0]["checked_again"]), stopped)
-    pairs = [mark.get("check") for mark in _marks(own)]
-    shown = {str(pair[0]): str(pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2}
-    return Report(shown, stopped or "could not be checked again")
-
-
-def _marks(cells: Sequence[Any]) -> list[dict[str, Any]]:
-    """Our metadata of all outputs, in their order."""
-    outputs = itertools.chain.from_iterable(cell.outputs for cell in cells)
-    marks = (output.get("metadata", {}).get("bnbook-exercises") for output in outputs)
-    return [mark for mark in marks if isinstance(mark, dict)]
-
-
-def grade(folder: Path, exercises: Sequence[str] = (), seconds: float = 300) -> list[Row]:
-    """Run all notebooks of a folder, one after another.
+def grade(
+    folder: Path,
+    exercises: Sequence[str] = (),
+    seconds: float = 300,
+    jobs: int = 2,
+    each: Callable[[list[Row]], object] = lambda rows: None,
+) -> list[Row]:
+    """Run all notebooks of a folder and its subfolders.
 
     Parameters
     ----------
     folder : Path
-        With a notebook (``*.ipynb``) of each student.
     exercises : sequence of str
-        The ids that were set; without them, all that occur in one of the notebooks.
+        The names that were set; each notebook gets a row for each. Without them it gets one for each exercise
+        that it attempted.
     seconds : float
         Time limit for each notebook.
+    jobs : int
+        How many notebooks run at a time.
+    each : function
+        Called with the rows of a notebook as soon as there are any.
 
     Returns
     -------
     list of Row
-        For each notebook and each exercise, in the order of names.
+        In the order of the notebooks' names.
 
-    Raises
-    ------
-    ValueError
-        If there is no notebook, or an id is unknown.
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "ada.ipynb").write_text("not a notebook")
+    ...     grade(Path(folder))
+    [Row(name='ada', exercise='', result='not attempted', remark='no notebook: not JSON')]
     """
-    catalogue = importlib.import_module("bnbook.exercises").catalogue()
+    paths = _checked(folder, exercises)
+
+    def rows_of(path: Path, report: Report) -> list[Row]:
+        name = _printable(os.fspath(path.relative_to(folder).with_suffix("")))
+        wanted = list(exercises) or list(report.verdicts) or [""]
+        rows = []
+        for exercise in wanted:
+            result, remark = report.verdicts.get(exercise, (NOT_ATTEMPTED, ""))
+            rows.append(Row(name, exercise, result, "; ".join(filter(None, [remark, report.stopped]))))
+        each(rows)
+        return rows
+
+    async def all_of_them() -> list[Row]:
+        free = asyncio.Semaphore(jobs)
+
+        async def one(path: Path) -> list[Row]:
+            async with free:
+                return rows_of(path, await _graded(path, seconds))
+
+        loop = asyncio.get_running_loop()
+        # Ctrl-C ends the grading: nbclient would let it end one notebook.
+        loop.add_signal_handler = _refuse  # type: ignore[assignment,method-assign]
+        # nbclient leaves a task behind for a kernel that was stopped; its end concerns nobody.
+        loop.set_exception_handler(lambda loop, context: None)
+        return [row for rows in await asyncio.gather(*map(one, paths)) for row in rows]
+
+    return asyncio.run(all_of_them())
+
+
+def _refuse(*_: Any) -> None:
+    raise RuntimeError("no signal handlers, as in a thread")
+
+
+def grade_notebook(path: Path, seconds: float) -> Report:
+    """Run one notebook in its folder, without changing it, and collect its verdicts."""
+    return asyncio.run(_graded(path, seconds))
+
+
+async def _graded(path: Path, seconds: float) -> Report:
+    try:
+        sources = _sources(path)
+    except ValueError as error:
+        return Report({}, f"no notebook: {error}")
+    cells = [nbformat.v4.new_code_cell(source) for own in sources for source in (own, CELL)]  # type: ignore[no-untyped-call]
+    client = NotebookClient(
+        nbformat.v4.new_notebook(cells=cells),  # type: ignore[no-untyped-call]
+        kernel_name="python3",
+        allow_errors=True,  # a cell that raises does not keep the next ones from running
+        timeout=None,
+        record_timing=False,
+        shutdown_kernel="immediate",  # one that hangs would not listen
+        extra_arguments=["--log-level=50"],
+        log=_QUIET,
+        resources={"metadata": {"path": os.fspath(path.parent)}},
+    )
+    stopped, end = "", time.monotonic() + seconds
+    try:
+        await asyncio.wait_for(client.async_execute(env={**os.environ, "PYTHONUTF8": "1"}), seconds)
+    except (TimeoutError, DeadKernelError):  # nbclient may call a stopped kernel a dead one
+        stopped = f"stopped after {seconds:g} s" if time.monotonic() >= end else "kernel died"
+    except Exception as error:  # whatever it is, the next notebook runs
+        stopped = f"could not be run: {type(error).__name__}"
+    finally:
+        if client.km is not None and client.km.has_kernel:  # stopped while it started
+            await ensure_async(client.km.shutdown_kernel(now=True))
+    return Report(_verdicts(cells), stopped)
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def _checked(folder: Path, exercises: Sequence[str]) -> list[Path]:
+    """All notebooks of a folder and its subfolders, such as one for each student; nothing hidden."""
     for exercise in exercises:
-        if exercise not in catalogue:
-            raise ValueError(f"exercises: got {exercise!r}, allowed are {', '.join(catalogue)}")
-    paths = sorted(folder.glob("*.ipynb"))
-    if not paths:
+        find(exercise)
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+        if path.suffix.lower() == ".ipynb" and not hidden and not path.is_dir():
+            found.append(path)
+    if not found:
         raise ValueError(f"folder: there is no notebook (*.ipynb) in {folder}")
-    reports = {}
-    for path in paths:
-        print(f"running {path.name}", file=sys.stderr, flush=True)
-        reports[path.stem] = grade_notebook(path, seconds)
-    attempted = {name for report in reports.values() for name in report.verdicts}
-    wanted = list(exercises) or [name for name in catalogue if name in attempted] or ["-"]
-    return [
-        Row(name, exercise, report.verdicts.get(exercise, NOT_ATTEMPTED), report.stopped)
-        for name, report in reports.items()
-        for exercise in wanted
-    ]
+    return found
+
+
+def _sources(path: Path) -> list[str]:
+    """The code cells of a notebook; a ValueError that says in a few words why it is none."""
+    if not path.is_file():
+        raise ValueError("not a file")
+    try:
+        data = path.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        content = json.loads(data.decode("utf-16" if wide else "utf-8-sig"))
+    except OSError as error:
+        raise ValueError("cannot be read") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError("not JSON") from error
+    try:
+        cells = content["cells"] if content["nbformat"] >= 4 else content["worksheets"][0]["cells"]
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        sources = [cell["source"] if "source" in cell else cell["input"] for cell in code]
+        return ["".join(source.splitlines(True) if isinstance(source, str) else source) for source in sources]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError("JSON of another shape") from error
+
+
+def _verdicts(cells: Sequence[Any]) -> dict[str, tuple[str, str]]:
+    """Verdict and remark of each exercise: what was found behind a cell counts, not what the cell showed."""
+    found: dict[str, tuple[str, str]] = {}
+    for own, again in zip(cells[::2], cells[1::2], strict=True):
+        marks = [mark["check"] for mark in _marks(own) if "check" in mark]
+        shown = {str(mark[0]): str(mark[1]) for mark in marks if isinstance(mark, list) and len(mark) == 2}
+        if again.execution_count is None or (again.outputs and not list(_marks(again))):  # it failed
+            found |= {name: (verdict, "not checked again") for name, verdict in shown.items()}
+        for name, verdict in ((n, v) for mark in _marks(again) for n, v in mark["checked_again"].items()):
+            remark = f"the notebook showed: {shown[name]}" if shown.get(name, verdict) != verdict else ""
+            found[name] = verdict, remark
+    return found
+
+
+def _marks(cell: Any) -> Iterator[dict[str, Any]]:
+    """Our metadata in the outputs of a cell."""
+    for output in cell.outputs:
+        mark = output.get("metadata", {}).get("bnbook-exercises")
+        if isinstance(mark, dict):
+            yield mark
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def _printable(name: str) -> str:
+    """A file's name as text: what is not UTF-8, and line ends, as escapes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(tuple("=+-@＝＋－＠")) else text
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"got {text}, a positive number is needed")
+    return seconds
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, a positive whole number is needed")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, and write it as CSV if asked to."""
+    """Print the table, and write it as CSV if asked to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "ada.ipynb").write_text("not a notebook")
+    ...     status = main([folder, "--exercises", "backward.my_backward"])
+    name  exercise              result         remark
+    ada   backward.my_backward  not attempted  no notebook: not JSON
+    """
     summary = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m bnbook.exercises", description=summary)
-    parser.add_argument("folder", type=Path, help="with a notebook of each student")
-    parser.add_argument("--csv", type=Path, help="write the table into this file as well")
-    parser.add_argument("--seconds", type=float, default=300, help="time limit for a notebook (default: 300)")
+    parser.add_argument("folder", type=Path, help="with the notebooks of the class, subfolders included")
     parser.add_argument(
-        "--exercises",
-        nargs="+",
-        default=[],
-        metavar="ID",
-        help="the ids that were set (default: all attempted)",
+        "--csv", type=Path, help="write the rows into this file as well, each as soon as it is known"
     )
+    parser.add_argument(
+        "--seconds", type=_seconds, default=300, help="time limit for a notebook (default: 300)"
+    )
+    parser.add_argument("--jobs", type=_jobs, default=2, help="notebooks at a time (default: 2)")
+    text = "the exercises that were set (default: all that a notebook attempted)"
+    parser.add_argument("--exercises", nargs="+", default=[], metavar="NAME", help=text)
     given = parser.parse_args(arguments)
-    try:
-        rows = grade(given.folder, given.exercises, given.seconds)
-    except ValueError as error:
-        parser.error(str(error))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    with contextlib.ExitStack() as stack:
+        writer = None
+        try:
+            paths = _checked(given.folder, given.exercises)
+            if given.csv is not None:
+                # utf-8-sig: spreadsheets recognize ε and accents in names by the mark at the start.
+                file = stack.enter_context(given.csv.open("w", encoding="utf-8-sig", newline=""))
+                writer = csv.writer(file)
+                writer.writerow(Row._fields)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        bar = stack.enter_context(tqdm(total=len(paths), unit="notebook"))
+
+        def each(rows: list[Row]) -> None:
+            if writer is not None:
+                writer.writerows(map(_cell, row) for row in rows)
+                file.flush()
+            bar.set_postfix_str(rows[0].name, refresh=False)
+            bar.update()
+
+        rows = grade(given.folder, given.exercises, given.seconds, given.jobs, each)
     table = [Row._fields, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(Row._fields))]
     for row in table:
         print("  ".join(entry.ljust(width) for entry, width in zip(row, widths, strict=True)).rstrip())
-    if given.csv is not None:
-        # utf-8-sig: spreadsheets recognize ε and accents in names by the mark at the start.
-        with given.csv.open("w", encoding="utf-8-sig", newline="") as file:
-            csv.writer(file).writerows(table)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnbook import data, layers, models
-from bnbook.exercises._engine import Exercise, Inputs, Mistake, numbers
+from bnbook.exercises._exercise import Exercise, Inputs, numbers
 
 
 def _networks() -> list[Inputs]:
@@ -31,71 +30,6 @@ def _parameters(net: Any, inputs: Inputs) -> tuple[Tensor, ...]:
     return third.weight, third.bias, fourth.weight, fourth.bias, rest
 
 
-def _respelled(factors: Any) -> Any:
-    """Multiply parameters of a network; `factors` maps a to those of (index, name of the parameter)."""
-
-    def respelled(net: Any, a: float) -> Any:
-        for (k, name), factor in factors(a).items():
-            getattr(net[k], name).data *= factor
-        return net
-
-    return respelled
-
-
-RESPELLED = Exercise(
-    title="Two spellings of one network",
-    asks="respelled(net, a)",
-    inputs=_networks,
-    solution=_respelled(lambda a: {(4, "weight"): a, (4, "bias"): a, (6, "weight"): 1 / a}),
-    observe=_parameters,
-    returns=(
-        "weights of the third layer",
-        "bias of the third layer",
-        "weights of the fourth layer",
-        "bias of the fourth layer",
-        "the other layers",
-    ),
-    may_change=("net",),
-    mistakes=(
-        Mistake(
-            "bias not multiplied",
-            "The whole input of the ReLU has to be multiplied, the bias included.",
-            _respelled(lambda a: {(4, "weight"): a, (6, "weight"): 1 / a}),
-        ),
-        Mistake(
-            "fourth layer not divided",
-            "The fourth layer has to undo the factor.",
-            _respelled(lambda a: {(4, "weight"): a, (4, "bias"): a}),
-        ),
-        Mistake(
-            "bias of the fourth layer divided",
-            "The factor arrives with the inputs of the fourth layer, not with its bias.",
-            _respelled(
-                lambda a: {(4, "weight"): a, (4, "bias"): a, (6, "weight"): 1 / a, (6, "bias"): 1 / a}
-            ),
-        ),
-        Mistake(
-            "multiplied and divided exchanged",
-            "The third layer is multiplied, the fourth divided.",
-            _respelled(lambda a: {(4, "weight"): 1 / a, (4, "bias"): 1 / a, (6, "weight"): a}),
-        ),
-        Mistake(
-            "second and third layer",
-            "Every second part is a ReLU: the third layer is net[4], the fourth net[6].",
-            _respelled(lambda a: {(2, "weight"): a, (2, "bias"): a, (4, "weight"): 1 / a}),
-        ),
-        Mistake(
-            "both multiplied",
-            "The fourth layer has to undo the factor: divide.",
-            _respelled(lambda a: {(4, "weight"): a, (4, "bias"): a, (6, "weight"): a}),
-        ),
-        Mistake("nothing changed", "Change the parameters in place, through `.data`.", lambda net, a: net),
-    ),
-)
-
-# --------------------------------------------------------------------------- 3: angle
-
-
 class _Pinned(nn.Module):
     """Batch normalization whose statistics are constants in the backward pass."""
 
@@ -104,135 +38,134 @@ class _Pinned(nn.Module):
         return (x - mean) / torch.sqrt(var + 1e-5)
 
 
-def _gradients(
-    activation: str,
-    init: Any,
-    depth: int,
-    seed: int,
-    norm: str = "batch",
-    pinned: bool = False,
-    last: bool = False,
-) -> list[Tensor]:
-    """Gradients of the hidden weights of a fresh network on 64 digits, layer by layer."""
-    torch.manual_seed(seed)
-    net = models.mlp((64,), 10, depth=depth, width=48, norm=norm, activation=activation, init=init)
-    parts = [_Pinned() if pinned and isinstance(part, layers.BatchNorm) else part for part in net]
-    digits = data.digits()
-    x, y = torch.from_numpy(digits.x_train[:64]), torch.from_numpy(digits.y_train[:64])
-    linears = [part for part in parts if isinstance(part, nn.Linear)]
-    loss = F.cross_entropy(nn.Sequential(*parts)(x), y)
-    weights = [part.weight for part in (linears if last else linears[:-1])]
-    return [gradient.ravel() for gradient in torch.autograd.grad(loss, weights)]
+def _pinned(net: nn.Sequential) -> nn.Sequential:
+    """A network with the same weights whose norms are pinned."""
+    return nn.Sequential(*[_Pinned() if isinstance(part, layers.BatchNorm) else part for part in net])
 
 
-def _cosine(one: list[Tensor], other: list[Tensor]) -> float:
-    return F.cosine_similarity(torch.cat(one), torch.cat(other), dim=0).item()
+def _angles() -> list[Inputs]:
+    cases = (("relu", "he", 2, 0), ("relu", "he", 6, 1), ("sigmoid", 3.0, 4, 2))
+    return [dict(zip(("activation", "init", "depth", "seed"), case, strict=True)) for case in cases]
 
-
-def _angle(activation: str, init: Any, depth: int, seed: int, **settings: Any) -> float:
-    given = activation, init, depth, seed
-    return _cosine(
-        _gradients(*given, **settings), _gradients(*given, **{**settings, "norm": "batch"}, pinned=True)
-    )
-
-
-def _mean_of_cosines(activation: str, init: Any, depth: int, seed: int) -> float:
-    given = activation, init, depth, seed
-    pairs = list(zip(_gradients(*given), _gradients(*given, pinned=True), strict=True))
-    return sum(_cosine([one], [other]) for one, other in pairs) / len(pairs)
-
-
-def _other_weights(activation: str, init: Any, depth: int, seed: int) -> float:
-    return _cosine(
-        _gradients(activation, init, depth, seed), _gradients(activation, init, depth, seed + 1, pinned=True)
-    )
-
-
-CANDIDATE = Exercise(
-    title="A candidate that fails",
-    asks="angle(activation, init, depth, seed)",
-    inputs=lambda: [
-        {"activation": activation, "init": init, "depth": depth, "seed": seed}
-        for activation, init, depth, seed in (
-            ("relu", "he", 2, 0),
-            ("relu", "he", 6, 1),
-            ("sigmoid", 3.0, 4, 2),
-        )
-    ],
-    solution=_angle,
-    returns=("the cosine",),
-    rtol=0,
-    atol=1e-3,
-    seconds=20,
-    mistakes=(
-        Mistake(
-            "last layer counted",
-            "Compare the hidden weights; the last layer has no norm behind it.",
-            lambda *given: _angle(*given, last=True),
-        ),
-        Mistake(
-            "mean of the layers' cosines",
-            "Join the gradients of all hidden weights to one long vector first.",
-            _mean_of_cosines,
-        ),
-        Mistake(
-            "other weights",
-            "Both networks start from the same weights: set the seed before each.",
-            _other_weights,
-        ),
-        Mistake(
-            "plain network",
-            "Compare with batch normalization, not with the network without a norm.",
-            lambda *given: _angle(*given, norm="none"),
-        ),
-        Mistake(
-            "angle instead of its cosine", "Return the cosine.", lambda *given: math.acos(_angle(*given))
-        ),
-        Mistake("one minus the cosine", "Return the cosine itself.", lambda *given: 1 - _angle(*given)),
-        Mistake("same network twice", "One of the two is pinned.", lambda *given: 1.0),
-    ),
-)
 
 EXERCISES = {
-    1: RESPELLED,
-    3: CANDIDATE,
-    4: Exercise(
+    "respelled": Exercise(
+        title="Two spellings of one network",
+        asks="respelled(net, a)",
+        inputs=_networks,
+        observe=_parameters,
+        returns=(
+            "weights of the third layer",
+            "bias of the third layer",
+            "weights of the fourth layer",
+            "bias of the fourth layer",
+            "the other layers",
+        ),
+        may_change=("net",),
+        hints=(
+            "What the ReLU reads is W h + b: both have to be multiplied.",
+            "The fourth layer reads a times as much; its weights undo it, and its bias has no part in it.",
+        ),
+        solution="""
+def respelled(net, a):
+    net[4].weight.data *= a
+    net[4].bias.data *= a
+    net[6].weight.data /= a
+    return net
+""",
+        slips="""
+bias not multiplied: The whole input of the ReLU has to be multiplied, the bias included.
+    bias.data *= a => bias.data *= 1
+fourth layer not divided: The fourth layer has to undo the factor.
+    /= a => /= 1
+bias of the fourth layer divided: The factor arrives with the inputs of the fourth layer, not with its bias.
+    /= a => /= a; net[6].bias.data /= a
+multiplied and divided exchanged: The third layer is multiplied, the fourth divided.
+    *= a => ?
+    /= a => *= a
+    ? => /= a
+second and third layer: Every second part is a ReLU: the third layer is net[4], the fourth net[6].
+    net[4] => net[2]
+    net[6] => net[4]
+both multiplied: The fourth layer has to undo the factor: divide.
+    /= a => *= a
+nothing changed: Change the parameters in place, through `.data`.
+    = lambda net, a: net
+""",
+    ),
+    "unnoticed_noise": None,
+    "angle": Exercise(
+        title="A candidate that fails",
+        asks="angle(activation, init, depth, seed)",
+        inputs=_angles,
+        uses={"torch": torch, "F": F, "nn": nn, "models": models, "pin": _pinned, "digits": data.digits},
+        returns=("the cosine",),
+        rtol=0,
+        atol=1e-3,
+        seconds=20,
+        slow=True,
+        hints=(
+            "Build both networks after the same `torch.manual_seed(seed)`, and call `backward` on each loss.",
+            "Join the gradients of all hidden weights to one long vector for each, without the last layer.",
+        ),
+        solution="""
+def angle(activation, init, depth, seed):
+    x, y = (torch.from_numpy(part[:64]) for part in (digits().x_train, digits().y_train))
+    gradients, norm = [], "batch"
+    for pinned in (False, True):
+        torch.manual_seed(seed)
+        net = models.mlp((64,), 10, depth=depth, width=48, norm=norm, activation=activation, init=init)
+        net = pin(net) if pinned else net
+        F.cross_entropy(net(x), y).backward()
+        hidden = [part for part in net[:-1] if isinstance(part, nn.Linear)]
+        gradients.append(torch.cat([part.weight.grad.ravel() for part in hidden]))
+    return F.cosine_similarity(*gradients, dim=0).item()
+""",
+        slips="""
+last layer counted: Compare the hidden weights; the last layer has no norm behind it.
+    net[:-1] => net
+mean of the layers' cosines: Join the gradients of all hidden weights to one long vector first.
+    gradients.append(torch.cat([part.weight.grad.ravel() for part in hidden])) =>
+        gradients.append([part.weight.grad.ravel() for part in hidden])
+    F.cosine_similarity(*gradients, dim=0).item() =>
+        np.mean([F.cosine_similarity(*pair, dim=0).item() for pair in zip(*gradients)])
+other weights: Both networks start from the same weights: set the seed before each.
+    manual_seed(seed) => manual_seed(seed + pinned)
+plain network: Compare with batch normalization, not with the network without a norm.
+    norm=norm => norm=norm if pinned else "none"
+angle instead of its cosine: Return the cosine.
+    = lambda *given: math.acos(right(*given))
+one minus the cosine: Return the cosine itself.
+    return => return 1 -
+same network twice: One of the two is pinned.
+    if pinned else => if pinned == 2 else
+""",
+    ),
+    "changes": Exercise(
         title="One step on a bowl",
         asks="changes(lr, curvature)",
-        inputs=lambda: [{"lr": lr, "curvature": c} for lr, c in ((0.25, 1.0), (0.1, 2.0), (1.0, 4.0))],
-        solution=lambda lr, curvature: (lr * curvature, 2 * lr * curvature),
+        inputs=lambda: [{"lr": lr, "curvature": c} for lr, c in ((0.25, 1.5), (0.1, 2.0), (1.5, 4.0))],
         returns=("the relative shift of layer 2", "the relative change of the whole gradient"),
-        mistakes=(
-            Mistake(
-                "both layers moved for the shift",
-                "The shift of layer 2 compares its gradient before and after the step of layer 1 alone.",
-                lambda lr, curvature: (2 * lr * curvature, 2 * lr * curvature),
-            ),
-            Mistake(
-                "one layer moved for the whole change",
-                "The whole step moves both layers.",
-                lambda lr, curvature: (lr * curvature, lr * curvature),
-            ),
-            Mistake(
-                "exchanged",
-                "The shift of layer 2 comes first.",
-                lambda lr, curvature: (2 * lr * curvature, lr * curvature),
-            ),
-            Mistake(
-                "what is left of the gradient",
-                "This is the factor of the gradient; its change is 1 minus that.",
-                lambda lr, curvature: (1 - lr * curvature, 1 - 2 * lr * curvature),
-            ),
-            Mistake(
-                "not relative",
-                "Divide by the length of the gradient: the curvature stays once.",
-                lambda lr, curvature: (lr * curvature**2, 2 * lr * curvature**2),
-            ),
-            Mistake(
-                "curvature forgotten",
-                "The gradient's change grows with the curvature.",
-                lambda lr, curvature: (lr, 2 * lr),
-            ),
+        hints=(
+            "With e = w1 + w2 both gradients are lambda e. What is e after the step of one layer?",
+            "After the step of one layer the gradient has the factor 1 - lr curvature. And after both?",
         ),
+        solution="""
+def changes(lr, curvature):
+    return lr * curvature, 2 * lr * curvature
+""",
+        slips="""
+both layers moved for the shift: The shift of layer 2 compares its gradient before and after the step of
+    layer 1 alone.
+    return lr => return 2 * lr
+one layer moved for the whole change: The whole step moves both layers.
+    2 * lr => lr
+what is left of the gradient: This is the factor of the gradient; its change is 1 minus that.
+    return lr * curvature, 2 * lr => return 1 - lr * curvature, 1 - 2 * lr
+not relative: Divide by the length of the gradient: the curvature stays once.
+    lr * curvature => lr * curvature**2
+curvature forgotten: The gradient's change grows with the curvature.
+    lr * curvature => lr
+""",
     ),
 }

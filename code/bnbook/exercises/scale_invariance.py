@@ -1,96 +1,71 @@
 """Checked exercises of the chapter on scale invariance."""
 
-from __future__ import annotations
-
-from typing import Any
-
-import numpy as np
-
-from bnbook.exercises._engine import Exercise, Mistake
-
-
-def _finite(m: int, r: Any = None, v: Any = None, q: Any = None, last: float = 1, root: bool = True) -> float:
-    """The factor of a ReLU layer at batch size m, or one with a part of the formula changed."""
-    corr = -1 / (m - 1) if r is None else r(m)
-    e = 2 / np.pi * (np.sqrt(1 - corr**2) + corr * np.arcsin(corr))
-    spread = 0.5 - (1 / m + (m - 1) / m * e) / 4 if v is None else v(m, e)
-    both = 0.25 + np.arcsin(corr) / (2 * np.pi) if q is None else q(corr)
-    ratio = (m - 1) / ((m - 3) * spread) * ((m - 1) / (2 * m) + both / m) - last / (m - 3)
-    return float(np.sqrt(ratio) if root else ratio)
-
-
-def _changed(**settings: Any) -> Any:
-    return lambda m: _finite(m, **settings)
-
+from bnbook.exercises._exercise import Exercise
 
 EXERCISES = {
-    2: Exercise(
+    "whose_scale": None,
+    "twin_rate": Exercise(
         title="Adam",
         asks="twin_rate(a, lr)",
-        inputs=lambda: [{"a": a, "lr": lr} for a, lr in ((2.0, 0.5), (4.0, 0.01), (0.5, 0.1))],
-        solution=lambda a, lr: a * lr,
+        inputs=lambda: [{"a": a, "lr": lr} for a, lr in ((3.0, 0.5), (5.0, 0.01), (0.5, 0.1))],
         returns=("the rate",),
-        mistakes=(
-            Mistake(
-                "rate of SGD",
-                "SGD's step shrinks with the gradient, by 1/a; Adam's does not see a factor of it.",
-                lambda a, lr: a**2 * lr,
-            ),
-            Mistake(
-                "same rate",
-                "The weights are a times as long, so the steps have to be, too.",
-                lambda a, lr: lr,
-            ),
-            Mistake(
-                "inverted",
-                "Longer weights need longer steps: the rate grows with a.",
-                lambda a, lr: lr / a,
-            ),
-            Mistake(
-                "root of a",
-                "Adam divides by the root of the *squared* gradient: a factor of the gradient is gone.",
-                lambda a, lr: np.sqrt(a) * lr,
-            ),
+        hints=(
+            "The gradient at a w_0 is that at w_0 divided by a. What does Adam make of a factor?",
+            "The weights are a times as long, so the steps have to be, too.",
         ),
+        solution="""
+def twin_rate(a, lr):
+    return a * lr
+""",
+        slips="""
+rate of SGD: SGD's step shrinks with the gradient, by 1/a; Adam's does not see a factor of it.
+    a * lr => a**2 * lr
+same rate: The weights are a times as long, so the steps have to be, too.
+    a * lr => lr
+inverted: Longer weights need longer steps: the rate grows with a.
+    a * lr => lr / a
+root of a: Adam divides by the root of the *squared* gradient: a factor of the gradient is gone.
+    a * lr => np.sqrt(a) * lr
+""",
     ),
-    4: Exercise(
+    "forgotten": None,
+    "finite": Exercise(
         title="A finite batch",
         asks="finite(m)",
         inputs=lambda: [{"m": m} for m in (4, 8, 16)],
-        solution=_finite,
         returns=("the factor",),
-        mistakes=(
-            Mistake(
-                "root forgotten",
-                "The factor is for the length; the formula is for its square.",
-                _changed(root=False),
-            ),
-            Mistake(
-                "r positive",
-                "Two values of a unit sum to less than zero on average: r is negative.",
-                _changed(r=lambda m: 1 / (m - 1)),
-            ),
-            Mistake("r with m for m - 1", "r = -1 / (m - 1).", _changed(r=lambda m: -1 / m)),
-            Mistake("last term forgotten", "1 / (m - 3) is subtracted at the end.", _changed(last=0)),
-            Mistake("last term added", "1 / (m - 3) is subtracted at the end.", _changed(last=-1)),
-            Mistake(
-                "v of an infinite batch",
-                "v depends on m as well.",
-                _changed(v=lambda m, e: 0.5 - 0.5 / np.pi),
-            ),
-            Mistake(
-                "1/m in v forgotten",
-                "A value and itself contribute 1/m to the mean of the products.",
-                _changed(v=lambda m, e: 0.5 - (m - 1) / m * e / 4),
-            ),
-            Mistake(
-                "q = 1/4", "Two values of a unit are correlated: q depends on r.", _changed(q=lambda r: 0.25)
-            ),
-            Mistake(
-                "limit for all m",
-                "The factor has to depend on m.",
-                lambda m: np.sqrt(0.5 / (0.5 - 0.5 / np.pi)),
-            ),
+        hints=(
+            "Compute r, e, v and q in this order, one line each, and then the ratio.",
+            "At m = 4, r = -1/3. The factor is the root of the ratio.",
         ),
+        solution="""
+def finite(m):
+    r = -1 / (m - 1)
+    e = 2 / np.pi * (np.sqrt(1 - r * r) + r * np.arcsin(r))
+    v = 0.5 - (1 / m + (m - 1) / m * e) / 4
+    q = 0.25 + np.arcsin(r) / (2 * np.pi)
+    ratio = (m - 1) / ((m - 3) * v) * ((m - 1) / (2 * m) + q / m) - 1 / (m - 3)
+    return np.sqrt(ratio)
+""",
+        slips="""
+root forgotten: The factor is for the length; the formula is for its square.
+    np.sqrt(ratio) => ratio
+r positive: Two values of a unit sum to less than zero on average: r is negative.
+    r = -1 => r = 1
+r with m for m - 1: r = -1 / (m - 1).
+    r = -1 / (m - 1) => r = -1 / m
+last term forgotten: 1 / (m - 3) is subtracted at the end.
+    - 1 / (m - 3) =>
+last term added: 1 / (m - 3) is subtracted at the end.
+    - 1 / (m - 3) => + 1 / (m - 3)
+v of an infinite batch: v depends on m as well.
+    0.5 - (1 / m + (m - 1) / m * e) / 4 => 0.5 - 0.5 / np.pi
+1/m in v forgotten: A value and itself contribute 1/m to the mean of the products.
+    1 / m + (m - 1) / m * e => (m - 1) / m * e
+q = 1/4: Two values of a unit are correlated: q depends on r.
+    + np.arcsin(r) / (2 * np.pi) =>
+limit for all m: The factor has to depend on m.
+    = lambda m: np.sqrt(0.5 / (0.5 - 0.5 / np.pi))
+""",
     ),
 }

@@ -1,65 +1,59 @@
 """Checked exercises of the chapter on stochastic gradient descent."""
 
-from __future__ import annotations
-
-from bnbook.exercises._engine import Exercise, Mistake
+from bnbook.exercises._exercise import Exercise
 
 EXERCISES = {
-    1: Exercise(
+    "iterations": Exercise(
         title="How many updates?",
         asks="three numbers of iterations",
-        solution=[80, 140, 120],
-        returns=(
-            "(a)",
-            "(b) with the last batch kept",
-            "(b) with the last batch dropped",
+        returns=("(a)", "(b) kept", "(b) dropped"),
+        hints=(
+            "An iteration is one mini-batch. Count those of one epoch first, then multiply.",
+            "2,000 / 300 is no whole number: kept rounds it up, dropped rounds it down, in every epoch.",
         ),
-        mistakes=(
-            Mistake("iterations of one epoch", "Multiply by the 20 epochs.", [4, 7, 6]),
-            Mistake("epochs instead of iterations", "An epoch is a pass over all examples.", [20, 20, 20]),
-            Mistake(
-                "examples instead of iterations",
-                "An iteration is one mini-batch, one update.",
-                [40_000, 40_000, 36_000],
-            ),
-            Mistake(
-                "kept and dropped exchanged", "With the short batch kept there are more.", [80, 120, 140]
-            ),
-            Mistake(
-                "short batch once instead of in every epoch",
-                "Every epoch shuffles anew and ends with a short batch of its own.",
-                [80, 134, 133],
-            ),
-            Mistake(
-                "fractions of an iteration",
-                "There is no 6.67th mini-batch in an epoch.",
-                [80, 400 / 3, 400 / 3],
-            ),
-        ),
+        solution="""
+M, epochs = 2000, 20
+iterations = [M // 500 * epochs, math.ceil(M / 300) * epochs, M // 300 * epochs]
+""",
+        slips="""
+iterations of one epoch: Multiply by the 20 epochs.
+    * epochs =>
+epochs instead of iterations: An epoch is a pass over all examples.
+    = [20, 20, 20]
+examples instead of iterations: An iteration is one mini-batch, one update.
+    = [40_000, 40_000, 36_000]
+short batch once instead of in every epoch: Every epoch shuffles anew and ends with a short batch of its own.
+    = [80, 134, 133]
+fractions of an iteration: There is no 6.67th mini-batch in an epoch.
+    = [80, 400 / 3, 400 / 3]
+""",
     ),
-    2: Exercise(
+    "batch_size": Exercise(
         title="The price of half the noise",
         asks="the batch size N",
-        solution=4000 / 13,
-        rtol=0.003,
         returns=("N",),
-        mistakes=(
-            Mistake(
-                "drawn with replacement",
-                "Without replacement the factor (M - N) / (M - 1) helps: fewer than 400 are enough.",
-                400,
-            ),
-            Mistake(
-                "half the variance",
-                "Half of the standard deviation is a quarter of the variance.",
-                2000 / 11,
-            ),
-            Mistake(
-                "half the variance, with replacement",
-                "A quarter of the variance is asked, and without replacement there is another factor.",
-                200,
-            ),
-            Mistake("twice the noise", "This has twice the standard deviation of N = 100.", 1000 / 37),
+        rtol=0.003,
+        hints=(
+            "Half of the standard deviation is a quarter of the variance.",
+            "Write the variance without replacement at N, and at 100; the first is a quarter of the second.",
         ),
+        solution="""
+M, part = 1000, 1 / 4
+variance = (M - 100) / (M - 1) / 100
+N = M / (part * variance * (M - 1) + 1)
+""",
+        slips="""
+drawn with replacement: Without replacement the factor (M - N) / (M - 1) helps: fewer than 400 are enough.
+    = 400
+half the variance: Half of the standard deviation is a quarter of the variance.
+    1 / 4 => 1 / 2
+half the variance, with replacement: A quarter of the variance is asked, and without replacement there is
+    another factor.
+    = 200
+twice the noise: This has twice the standard deviation of N = 100.
+    1 / 4 => 4
+""",
     ),
+    "adagrad_rates": None,
+    "rate_over_batch_size": None,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnbook import layers, models
-from bnbook.exercises._engine import Exercise, Inputs, Mistake
+from bnbook.exercises._exercise import Exercise, Inputs
 
 Flags = NDArray[Any]
-
-# --------------------------------------------------------------------------- 2: fixed_mlp
 
 
 def _settings() -> list[Inputs]:
@@ -24,80 +21,14 @@ def _settings() -> list[Inputs]:
     ]
 
 
+def _settings_with_eps() -> list[Inputs]:
+    cases = ((0.5, "batch", 2, 3), (1.0, ("ghost", 2), 3, 5), (2.0, "batch", 3, 5))
+    names = ("eps", "norm", "depth", "width")
+    return [{"in_shape": (4,), "classes": 2, **dict(zip(names, case, strict=True))} for case in cases]
+
+
 def _trainable(model: nn.Module, inputs: Inputs) -> Flags:
     return np.array([parameter.requires_grad for parameter in model.parameters()])
-
-
-def _fixed(frozen: Any) -> Any:
-    """A network of which the parts in `frozen` do not learn."""
-
-    def build(in_shape: Sequence[int], classes: int, **settings: Any) -> nn.Module:
-        model = models.mlp(in_shape, classes, **settings)
-        parts = list(model)
-        for part in frozen(parts):
-            part.requires_grad_(False)
-        return model
-
-    return build
-
-
-FIXED = Exercise(
-    title="Random features",
-    asks="fixed_mlp(in_shape, classes, **settings)",
-    inputs=_settings,
-    solution=_fixed(lambda parts: [*parts[:-4], parts[-4]]),
-    observe=_trainable,
-    returns=("requires_grad of each parameter",),
-    keywords=("norm", "depth", "width"),
-    mistakes=(
-        Mistake("nothing fixed", "Set requires_grad to False below the last norm.", _fixed(lambda parts: [])),
-        Mistake(
-            "linear layer below the last norm learns",
-            "No gradient passes the last norm: the linear layer before it is fixed as well.",
-            _fixed(lambda parts: parts[:-4]),
-        ),
-        Mistake(
-            "last norm fixed",
-            "gamma and beta of the last norm learn.",
-            _fixed(lambda parts: parts[:-1]),
-        ),
-        Mistake(
-            "last layer fixed",
-            "The last norm *and* the last layer learn.",
-            _fixed(lambda parts: [*parts[:-3], parts[-1]]),
-        ),
-        Mistake(
-            "norms below left to learn",
-            "Nothing below the last norm learns, the lower norms' gamma and beta included.",
-            _fixed(lambda parts: [part for part in parts[:-1] if isinstance(part, nn.Linear)]),
-        ),
-        Mistake("everything fixed", "The last norm and the last layer learn.", _fixed(lambda parts: parts)),
-        Mistake(
-            "first layer alone fixed",
-            "All layers below the last norm are fixed.",
-            _fixed(lambda parts: parts[:1]),
-        ),
-    ),
-)
-
-# --------------------------------------------------------------------------- 3: eps_mlp
-
-
-def _with_eps(
-    in_shape: Sequence[int], classes: int, *, eps: float, set_eps: Any, **settings: Any
-) -> nn.Module:
-    model = models.mlp(in_shape, classes, **settings)
-    set_eps([part for part in model if isinstance(part, layers.BatchNorm)], eps)
-    return model
-
-
-def _eps(set_eps: Any) -> Any:
-    return lambda in_shape, classes, **given: _with_eps(in_shape, classes, set_eps=set_eps, **given)
-
-
-def _all(norms: list[Any], eps: float) -> None:
-    for norm in norms:
-        norm.eps = eps
 
 
 def _epsilons(model: nn.Module, inputs: Inputs) -> tuple[Flags, Flags]:
@@ -106,116 +37,140 @@ def _epsilons(model: nn.Module, inputs: Inputs) -> tuple[Flags, Flags]:
     return np.array([norm.eps for norm in norms]), np.array(widths)
 
 
-EPSILON = Exercise(
-    title="ε as a remedy",
-    asks="eps_mlp(in_shape, classes, *, eps, **settings)",
-    inputs=lambda: [
-        {"in_shape": (4,), "classes": 2, "eps": 0.5, "norm": "batch", "depth": 2, "width": 3},
-        {"in_shape": (4,), "classes": 2, "eps": 1.0, "norm": ("ghost", 2), "depth": 3, "width": 5},
-        {"in_shape": (4,), "classes": 2, "eps": 2.0, "norm": "batch", "depth": 3, "width": 5},
-    ],
-    solution=_eps(_all),
-    observe=_epsilons,
-    returns=("eps of each norm", "widths of the layers"),
-    keywords=("eps", "norm", "depth", "width"),
-    mistakes=(
-        Mistake("eps left as it was", "Set the attribute eps of each norm.", _eps(lambda norms, eps: None)),
-        Mistake("first norm alone", "Set eps of each norm.", _eps(lambda norms, eps: _all(norms[:1], eps))),
-        Mistake("last norm alone", "Set eps of each norm.", _eps(lambda norms, eps: _all(norms[-1:], eps))),
-        Mistake(
-            "ghosts left out",
-            "A ghost norm is a subclass of layers.BatchNorm: test with `isinstance`, not with `type`.",
-            _eps(lambda norms, eps: _all([norm for norm in norms if type(norm) is layers.BatchNorm], eps)),
-        ),
-        Mistake(
-            "eps squared",
-            "eps is added to the variance as it is.",
-            _eps(lambda norms, eps: _all(norms, eps**2)),
-        ),
-        Mistake(
-            "settings not passed on",
-            "Hand **settings to models.mlp: depth, width and norm are among them.",
-            lambda in_shape, classes, *, eps, **settings: models.mlp(in_shape, classes),
-        ),
-        Mistake(
-            "eps fixed at 1",
-            "eps is an argument.",
-            _eps(lambda norms, eps: _all(norms, 1.0)),
-        ),
-    ),
-)
-
 EXERCISES = {
-    1: Exercise(
+    "variance_of_s2": Exercise(
         title="The variance of two",
         asks="variance_of_s2(kurtosis, sigma)",
-        inputs=lambda: [{"kurtosis": k, "sigma": s} for k, s in ((1.0, 1.0), (3.0, 1.0), (9.0, 2.0))],
-        solution=lambda kurtosis, sigma: (kurtosis + 1) * sigma**4 / 2,
+        inputs=lambda: [{"kurtosis": k, "sigma": s} for k, s in ((1.5, 0.8), (3.0, 1.5), (9.0, 2.0))],
         returns=("the variance",),
-        mistakes=(
-            Mistake(
-                "square of the mean not subtracted",
-                "This is the mean of the square; subtract the square of the mean.",
-                lambda kurtosis, sigma: (kurtosis + 3) * sigma**4 / 2,
-            ),
-            Mistake(
-                "biased variance",
-                "s^2 divides by m - 1 = 1, not by 2.",
-                lambda kurtosis, sigma: (kurtosis + 1) * sigma**4 / 8,
-            ),
-            Mistake(
-                "mixed terms forgotten",
-                "The fourth power of the difference has the term 6 times both squares.",
-                lambda kurtosis, sigma: (kurtosis - 2) * sigma**4 / 2,
-            ),
-            Mistake(
-                "excess kurtosis",
-                "The kurtosis of a Gaussian is 3 here, not 0.",
-                lambda kurtosis, sigma: (kurtosis + 4) * sigma**4 / 2,
-            ),
-            Mistake(
-                "sigma squared",
-                "The variance of a variance has the unit of sigma to the fourth power.",
-                lambda kurtosis, sigma: (kurtosis + 1) * sigma**2 / 2,
-            ),
-            Mistake(
-                "standard deviation instead of variance",
-                "The variance is its square.",
-                lambda kurtosis, sigma: ((kurtosis + 1) / 2) ** 0.5 * sigma**2,
-            ),
-            Mistake(
-                "Gaussian for all",
-                "The variance depends on the kurtosis.",
-                lambda kurtosis, sigma: 2 * sigma**4,
-            ),
+        hints=(
+            "E[s^2] is sigma^2. For E[s^4] multiply out the fourth power of x1 - x2; let the mean be 0.",
+            "The fourth moment is kurtosis sigma^4, and the mixed term is 6 x1^2 x2^2.",
         ),
+        solution="""
+def variance_of_s2(kurtosis, sigma):
+    return (2 * kurtosis + 6) * sigma**4 / 4 - sigma**4
+""",
+        slips="""
+square of the mean not subtracted: This is the mean of the square; subtract the square of the mean.
+    - sigma**4 =>
+biased variance: s^2 divides by m - 1 = 1, not by 2.
+    = lambda *given: right(*given) / 4
+mixed terms forgotten: The fourth power of the difference has the term 6 times both squares.
+    2 * kurtosis + 6 => 2 * kurtosis
+excess kurtosis: The kurtosis of a Gaussian is 3 here, not 0.
+    2 * kurtosis => 2 * (kurtosis + 3)
+sigma squared: The variance of a variance has the unit of sigma to the fourth power.
+    sigma**4 => sigma**2
+standard deviation instead of variance: The variance is its square.
+    = lambda *given: np.sqrt(right(*given))
+Gaussian for all: The variance depends on the kurtosis.
+    2 * kurtosis => 6
+""",
     ),
-    2: FIXED,
-    3: EPSILON,
-    4: Exercise(
+    "fixed_mlp": Exercise(
+        title="Random features",
+        asks="fixed_mlp(in_shape, classes, **settings)",
+        inputs=_settings,
+        uses={"models": models, "nn": nn},
+        observe=_trainable,
+        returns=("requires_grad of each parameter",),
+        keywords=("norm", "depth", "width"),
+        hints=(
+            "The network ends with linear, norm, ReLU, linear: which of these four still learn?",
+            "`part.requires_grad_(False)` fixes all parameters of a part.",
+        ),
+        solution="""
+def fixed_mlp(in_shape, classes, **settings):
+    model = models.mlp(in_shape, classes, **settings)
+    parts = list(model)
+    for part in parts[:-3]:  # the last three: norm, ReLU, linear
+        part.requires_grad_(False)
+    return model
+""",
+        slips="""
+nothing fixed: Set requires_grad to False below the last norm.
+    (False) => (True)
+linear layer below the last norm learns: No gradient passes the last norm: the layer before it is fixed, too.
+    parts[:-3] => parts[:-4]
+last norm fixed: gamma and beta of the last norm learn.
+    parts[:-3] => parts[:-1]
+last layer fixed: The last norm *and* the last layer learn.
+    parts[:-3] => parts[:-3] + parts[-1:]
+norms below left to learn: Nothing below the last norm learns, the lower norms' gamma and beta included.
+    parts = list(model) => parts = [part for part in model if isinstance(part, nn.Linear)]
+    parts[:-3] => parts[:-1]
+everything fixed: The last norm and the last layer learn.
+    parts[:-3] => parts
+first layer alone fixed: All layers below the last norm are fixed.
+    parts[:-3] => parts[:1]
+""",
+    ),
+    "eps_mlp": Exercise(
+        title="ε as a remedy",
+        asks="eps_mlp(in_shape, classes, *, eps, **settings)",
+        inputs=_settings_with_eps,
+        uses={"models": models, "layers": layers},
+        observe=_epsilons,
+        returns=("eps of each norm", "widths of the layers"),
+        keywords=("eps", "norm", "depth", "width"),
+        hints=(
+            "Hand **settings to models.mlp, then visit its parts.",
+            "`isinstance(part, layers.BatchNorm)` finds the norms, ghosts included.",
+        ),
+        solution="""
+def eps_mlp(in_shape, classes, *, eps, **settings):
+    model = models.mlp(in_shape, classes, **settings)
+    for part in model:
+        if isinstance(part, layers.BatchNorm):
+            part.eps = eps
+    return model
+""",
+        slips="""
+eps left as it was: Set the attribute eps of each norm.
+    part.eps = eps => pass
+first norm alone: Set eps of each norm.
+    in model: => in model[:2]:
+last norm alone: Set eps of each norm.
+    in model: => in model[-3:]:
+ghosts left out: A ghost norm is a subclass of layers.BatchNorm: test with `isinstance`, not with `type`.
+    isinstance(part, layers.BatchNorm) => type(part) is layers.BatchNorm
+eps squared: eps is added to the variance as it is.
+    part.eps = eps => part.eps = eps**2
+settings not passed on: Hand **settings to models.mlp: depth, width and norm are among them.
+    = lambda in_shape, classes, *, eps, **settings: models.mlp(in_shape, classes)
+eps fixed at 1: eps is an argument.
+    part.eps = eps => part.eps = 1.0
+""",
+    ),
+    "values_of_six": Exercise(
         title="Count before you train",
         asks="m of the six norms, in their order",
-        solution=[2048, 512, 128, 32, 8, 2],
+        returns=("the list",),
         rtol=0,
         atol=0.5,
-        returns=("the list",),
-        mistakes=(
-            Mistake("one image", "Two images at a time: both count.", [1024, 256, 64, 16, 4, 1]),
-            Mistake("side for the area", "A map has height times width positions.", [64, 32, 16, 8, 4, 2]),
-            Mistake(
-                "input maps of the convolutions",
-                "A norm sees the output of its convolution, which has half the side.",
-                [8192, 2048, 512, 128, 32, 2],
-            ),
-            Mistake(
-                "positions behind the average",
-                "The global average leaves one value an image: m = 2 in the dense layer.",
-                [2048, 512, 128, 32, 8, 8],
-            ),
-            Mistake(
-                "dense layer forgotten", "The norm of the dense layer is the sixth.", [2048, 512, 128, 32, 8]
-            ),
-            Mistake("positions forgotten", "In a convolution every position counts.", [2, 2, 2, 2, 2, 2]),
+        hints=(
+            "A stride of 2 halves the side: 32, 16, 8, 4, 2. All positions of both images count.",
+            "Behind the global average one value an image is left.",
         ),
+        solution="""
+sides = [32, 16, 8, 4, 2]
+values = [2 * side**2 for side in sides] + [2]
+""",
+        slips="""
+one image: Two images at a time: both count.
+    = [1024, 256, 64, 16, 4, 1]
+side for the area: A map has height times width positions.
+    side**2 => side
+input maps of the convolutions: A norm sees the output of its convolution, which has half the side.
+    side**2 => (2 * side) ** 2
+positions behind the average: The global average leaves one value an image: m = 2 in the dense layer.
+    + [2] => + [8]
+dense layer forgotten: The norm of the dense layer is the sixth.
+    + [2] =>
+positions forgotten: In a convolution every position counts.
+    * side**2 =>
+""",
     ),
+    "another_head": None,
 }

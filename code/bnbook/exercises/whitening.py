@@ -2,54 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from bnbook import whitening
-from bnbook.exercises._engine import Exercise, Inputs, Mistake, numbers
-
-Array = NDArray[Any]
-
-# --------------------------------------------------------------------------- 1: on paper
-
-BY_HAND = Exercise(
-    title="By hand",
-    asks="A_ZCA, a matrix of 2 x 2 numbers",
-    solution=np.array([[2, -1], [-1, 2]]) / 3,
-    rtol=0.005,
-    returns=("A_ZCA",),
-    mistakes=(
-        Mistake(
-            "PCA instead of ZCA",
-            "This is A_PCA; ZCA turns the result back with the transposed axes.",
-            np.array([[1 / 3, 1 / 3], [1, -1]]) / np.sqrt(2),
-        ),
-        Mistake(
-            "inverse without the root",
-            "This is the inverse of the covariance; whitening needs the inverse of its root.",
-            np.array([[5, -4], [-4, 5]]) / 9,
-        ),
-        Mistake(
-            "root without the inverse", "This is the root of the covariance; invert it.", [[2, 1], [1, 2]]
-        ),
-        Mistake("factor 1/3 forgotten", "The eigenvalues of A_ZCA are 1/3 and 1.", [[2, -1], [-1, 2]]),
-        Mistake(
-            "axes exchanged",
-            "The larger variance, 9, is along (1, 1); that direction is divided by 3.",
-            np.array([[2, 1], [1, 2]]) / 3,
-        ),
-        Mistake(
-            "standardized, not whitened",
-            "This gives each input unit variance; they are still correlated.",
-            np.eye(2) / np.sqrt(5),
-        ),
-    ),
-)
-
-
-# --------------------------------------------------------------------------- 3: fit_cholesky
+from bnbook.exercises._exercise import Exercise, Inputs, numbers
 
 
 def _data() -> list[Inputs]:
@@ -58,74 +14,6 @@ def _data() -> list[Inputs]:
         mix = np.eye(d) + np.tri(d) / 2
         cases.append({"x": numbers(150 + k, m, d) @ mix + 2})
     return cases
-
-
-def _fit(x: Array, make: Any = None, ddof: int = 0, shift: bool = True) -> whitening.AffineMap:
-    """The Cholesky map, or one with another matrix made from the covariance."""
-    sigma = whitening.covariance(x, ddof)
-    matrix = make(sigma) if make else np.linalg.inv(np.linalg.cholesky(sigma))
-    return whitening.AffineMap(x.mean(0) * shift, matrix)
-
-
-CHOLESKY = Exercise(
-    title="A third whitening",
-    asks="fit_cholesky(x)",
-    inputs=_data,
-    solution=_fit,
-    observe=lambda fit, inputs: (fit.shift, fit.matrix),
-    returns=("shift", "matrix"),
-    rtol=1e-6,
-    mistakes=(
-        Mistake(
-            "not inverted",
-            "L has the covariance in it; its inverse takes it out.",
-            lambda x: _fit(x, np.linalg.cholesky),
-        ),
-        Mistake(
-            "transposed",
-            "The map is z = A (x - mean) for column vectors: A = inverse of L, not of its transpose.",
-            lambda x: _fit(x, lambda sigma: np.linalg.inv(np.linalg.cholesky(sigma)).T),
-        ),
-        Mistake(
-            "factor of the inverse covariance",
-            "This whitens as well, but it is another map: output i is what is new after the *later* inputs.",
-            lambda x: _fit(x, lambda sigma: np.linalg.cholesky(np.linalg.inv(sigma)).T),
-        ),
-        Mistake(
-            "ZCA",
-            "This is the symmetric root. The exercise asks for the triangular one, of Cholesky.",
-            lambda x: whitening.fit_zca_whitening(x),
-        ),
-        Mistake(
-            "PCA",
-            "This has the axes in its rows. The exercise asks for the triangular matrix of Cholesky.",
-            lambda x: whitening.fit_pca_whitening(x),
-        ),
-        Mistake(
-            "inverse covariance",
-            "Whitening needs a root of the inverse covariance, not the inverse covariance itself.",
-            lambda x: _fit(x, np.linalg.inv),
-        ),
-        Mistake(
-            "mean not subtracted",
-            "The shift of the map is the mean of the data.",
-            lambda x: _fit(x, shift=False),
-        ),
-        Mistake(
-            "unbiased covariance",
-            "The covariance of this chapter divides by M, not by M - 1.",
-            lambda x: _fit(x, ddof=1),
-        ),
-        Mistake(
-            "not centred before the covariance",
-            "The covariance is about the mean: subtract it before you multiply.",
-            lambda x: _fit(x, lambda sigma: np.linalg.inv(np.linalg.cholesky(x.T @ x / len(x)))),
-        ),
-    ),
-)
-
-
-# --------------------------------------------------------------------------- 5: train_scale
 
 
 def _units() -> list[Inputs]:
@@ -137,83 +25,116 @@ def _units() -> list[Inputs]:
     return cases
 
 
-def _train_scale(u: Array, t: Array, lr: float, steps: int, slope: Any = None) -> Array:
-    """The path of w, with the gradient of the exercise or another one, made from y, t, w and sigma."""
-    w, path = 1.0, []
+EXERCISES = {
+    "A_by_hand": Exercise(
+        title="By hand",
+        asks="A_ZCA, a matrix of 2 x 2 numbers",
+        returns=("A_ZCA",),
+        rtol=0.005,
+        hints=(
+            "The axes are (1, 1) and (1, -1), over the root of 2; multiply the covariance by each.",
+            "A_ZCA divides along each axis by the root of its eigenvalue, and turns nothing.",
+        ),
+        solution="""
+axes, eigenvalues = np.array([[1, 1], [1, -1]]) / np.sqrt(2), np.array([9, 1])
+A = axes.T @ np.diag(1 / np.sqrt(eigenvalues)) @ axes
+""",
+        slips="""
+PCA instead of ZCA: This is A_PCA; ZCA turns the result back with the transposed axes.
+    axes.T @ =>
+inverse without the root: This is the inverse of the covariance; whitening needs the inverse of its root.
+    np.sqrt(eigenvalues) => eigenvalues
+root without the inverse: This is the root of the covariance; invert it.
+    1 / np.sqrt(eigenvalues) => np.sqrt(eigenvalues)
+factor 1/3 forgotten: The eigenvalues of A_ZCA are 1/3 and 1.
+    = [[2, -1], [-1, 2]]
+axes exchanged: The larger variance, 9, is along (1, 1); that direction is divided by 3.
+    [9, 1] => [1, 9]
+standardized, not whitened: This gives each input unit variance; they are still correlated.
+    = np.eye(2) / np.sqrt(5)
+""",
+    ),
+    "one_width_for_all": None,
+    "fit_cholesky": Exercise(
+        title="A third whitening",
+        asks="fit_cholesky(x)",
+        inputs=_data,
+        uses={"whitening": whitening},
+        observe=lambda fit, inputs: (fit.shift, fit.matrix),
+        returns=("shift", "matrix"),
+        rtol=1e-6,
+        hints=(
+            "`whitening.covariance(x)` and `np.linalg.cholesky` give L.",
+            "An `AffineMap` has a shift, the mean of the data, and a matrix, the inverse of L.",
+        ),
+        solution="""
+def fit_cholesky(x):
+    L = np.linalg.cholesky(whitening.covariance(x))
+    return whitening.AffineMap(x.mean(0), np.linalg.inv(L))
+""",
+        slips="""
+not inverted: L has the covariance in it; its inverse takes it out.
+    np.linalg.inv(L) => L
+transposed: The map is z = A (x - mean) for column vectors, with A the inverse of L, not of its transpose.
+    np.linalg.inv(L) => np.linalg.inv(L).T
+factor of the inverse covariance: This whitens as well, but it is another map: output i is what is new after
+    the *later* inputs.
+    np.linalg.inv(L) => np.linalg.cholesky(np.linalg.inv(whitening.covariance(x))).T
+ZCA: This is the symmetric root. The exercise asks for the triangular one, of Cholesky.
+    = whitening.fit_zca_whitening
+PCA: This has the axes in its rows. The exercise asks for the triangular matrix of Cholesky.
+    = whitening.fit_pca_whitening
+inverse covariance: Whitening needs a root of the inverse covariance, not the inverse covariance itself.
+    np.linalg.inv(L) => np.linalg.inv(whitening.covariance(x))
+mean not subtracted: The shift of the map is the mean of the data.
+    x.mean(0), => 0 * x.mean(0),
+unbiased covariance: The covariance of this chapter divides by M, not by M - 1.
+    covariance(x) => covariance(x, 1)
+not centred before the covariance: The covariance is about the mean: subtract it before you multiply.
+    whitening.covariance(x) => x.T @ x / len(x)
+""",
+    ),
+    "without_eigenvectors": None,
+    "train_scale": Exercise(
+        title="The width that runs away",
+        asks="train_scale(u, t, lr, steps)",
+        inputs=_units,
+        returns=("the path of w",),
+        hints=(
+            "For w > 0 the output y = u / std(u) does not change at all; only the gradient moves w.",
+            "With sigma constant the derivative of y by w is y / w.",
+        ),
+        solution="""
+def train_scale(u, t, lr, steps):
+    y, w, path = u / u.std(), 1.0, []
     for _ in range(steps):
-        y = u / u.std()
-        w -= lr * (slope(u, y, t, w) if slope else np.mean((y - t) * y) / w)
+        w -= lr * np.mean((y - t) * y) / w
         path.append(w)
     return np.array(path)
-
-
-def _sloped(slope: Any) -> Any:
-    return lambda u, t, lr, steps: _train_scale(u, t, lr, steps, slope)
-
-
-RUNS_AWAY = Exercise(
-    title="The width that runs away",
-    asks="train_scale(u, t, lr, steps)",
-    inputs=_units,
-    solution=_train_scale,
-    returns=("the path of w",),
-    mistakes=(
-        Mistake(
-            "true gradient",
-            "Through the standard deviation as well, the gradient is zero. Here it is taken for a constant.",
-            _sloped(lambda u, y, t, w: 0.0),
-        ),
-        Mistake(
-            "sign flipped",
-            "A step goes against the gradient.",
-            _sloped(lambda u, y, t, w: -np.mean((y - t) * y) / w),
-        ),
-        Mistake(
-            "1/w forgotten",
-            "sigma contains |w|: the derivative of y by w is y / w if sigma is a constant.",
-            _sloped(lambda u, y, t, w: np.mean((y - t) * y)),
-        ),
-        Mistake(
-            "sum instead of mean",
-            "The loss has a factor 1 / (2m).",
-            _sloped(lambda u, y, t, w: np.sum((y - t) * y) / w),
-        ),
-        Mistake(
-            "factor 2",
-            "The loss has a factor 1/2, which the derivative of the square takes away.",
-            _sloped(lambda u, y, t, w: 2 * np.mean((y - t) * y) / w),
-        ),
-        Mistake(
-            "half of the gradient",
-            "The factor 1/2 of the loss and the 2 of the square cancel.",
-            _sloped(lambda u, y, t, w: np.mean((y - t) * y) / w / 2),
-        ),
-        Mistake(
-            "width kept at its start",
-            "sigma is a constant in the gradient only; in the forward pass it follows w.",
-            _sloped(lambda u, y, t, w: np.mean((w * y - t) * y)),
-        ),
-        Mistake(
-            "multiplied by the input",
-            "The derivative of y by w is u / sigma, not u.",
-            _sloped(lambda u, y, t, w: np.mean((y - t) * u)),
-        ),
-        Mistake(
-            "path begins with the start",
-            "The path holds w *after* each step: its first value is not 1.",
-            lambda u, t, lr, steps: np.concatenate([[1.0], _train_scale(u, t, lr, steps)[:-1]]),
-        ),
-        Mistake(
-            "path holds the start, too",
-            "The path has one value for each step.",
-            lambda u, t, lr, steps: np.concatenate([[1.0], _train_scale(u, t, lr, steps)]),
-        ),
-        Mistake(
-            "last value alone",
-            "Return w after each step, an array of `steps` values.",
-            lambda u, t, lr, steps: _train_scale(u, t, lr, steps)[-1],
-        ),
+""",
+        slips="""
+true gradient: Through sigma as well, the gradient is zero. Here sigma is taken for a constant.
+    w -= lr => w -= 0
+sign flipped: A step goes against the gradient.
+    w -= lr => w += lr
+1/w forgotten: sigma contains |w|, so the derivative of y by w is y / w if sigma is a constant.
+    * y) / w => * y)
+sum instead of mean: The loss has a factor 1 / (2m).
+    np.mean => np.sum
+factor 2: The loss has a factor 1/2, which the derivative of the square takes away.
+    lr * np => 2 * lr * np
+half of the gradient: The factor 1/2 of the loss and the 2 of the square cancel.
+    lr * np => lr / 2 * np
+width kept at its start: sigma is a constant in the gradient only; in the forward pass it follows w.
+    (y - t) * y) / w => (w * y - t) * y)
+multiplied by the input: The derivative of y by w is u / sigma, not u.
+    * y) / w => * u)
+path begins with the start: The path holds w *after* each step: its first value is not 1.
+    np.array(path) => np.array([1.0, *path[:-1]])
+path holds the start, too: The path has one value for each step.
+    np.array(path) => np.array([1.0, *path])
+last value alone: Return w after each step, an array of `steps` values.
+    np.array(path) => w
+""",
     ),
-)
-
-EXERCISES = {1: BY_HAND, 3: CHOLESKY, 5: RUNS_AWAY}
+}
