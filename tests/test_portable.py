@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from bnbook.exercises import check, of_chapter
 from bookbuild import notebooks, portable, results
 from bookbuild.portable import Labels, plain
 
@@ -86,7 +87,7 @@ def test_what_cannot_be_written_as_markdown_is_an_error_that_names_it(myst, mess
 
 
 def cells(*given):
-    return list(portable.portable_cells(new_notebook(cells=list(given)), BOOK))
+    return list(portable.portable_cells(new_notebook(cells=list(given)), "backward", BOOK))
 
 
 def test_a_solution_is_closed_until_the_reader_opens_it():
@@ -101,15 +102,27 @@ def test_a_solution_is_closed_until_the_reader_opens_it():
     assert [cell.source for cell in made] == [
         "Before.",
         "### Exercise 7.2. A title\n\nDo (7.1).",
+        'def my_backward(dy, x, gamma, eps):\n    ...\n\n\ncheck("backward.my_backward", my_backward)',
         "<details><summary>Solution of exercise 7.2</summary>\n\nLike so.\n\n</details>",
         "2 + 2",
         "After.",
         "3 + 3",
     ]
-    closed, shown = made[3], made[5]
+    closed, shown = made[4], made[6]
     assert closed.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}  # JupyterLab, VS Code
     assert closed.metadata.cellView == "form"  # Colab
     assert shown.metadata == {}
+
+
+@pytest.mark.parametrize("chapter", ["backward", "saturation"])
+def test_an_answer_cell_says_what_its_own_call_of_check_says(chapter, capsys):
+    for number, exercise in enumerate(of_chapter(chapter).values(), 1):
+        cell = portable.answer_cell(chapter, number)
+        exec(cell.source, {"check": check})
+        said = [output.data["text/plain"] for output in cell.outputs]
+        assert capsys.readouterr().out == "".join(f"{text}\n" for text in said)
+        assert all("not answered yet" in text for text in said)
+        assert len(said) == (exercise is not None)
 
 
 def test_a_caption_stands_below_its_figure_and_code_that_only_draws_is_folded():

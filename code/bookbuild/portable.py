@@ -20,11 +20,12 @@ from typing import NamedTuple
 
 import jupytext
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from pybtex.database import Entry, Person, parse_file
 from pybtex.richtext import Text
 
-from bookbuild.results import BOOK, name_of, parts
+from bnbook.exercises import judge, of_chapter
+from bookbuild.results import ANSWER, BOOK, name_of, parts
 
 # A directive: its fence, name, argument, and body up to the same fence.
 DIRECTIVE = re.compile(
@@ -206,8 +207,8 @@ def _aligned(formula: str) -> str:
 # --------------------------------------------------------------------------- cells
 
 
-def portable_cells(notebook: NotebookNode, book: Labels) -> Iterator[NotebookNode]:
-    """The cells of a page, with exercises, solutions and captions in cells of their own."""
+def portable_cells(notebook: NotebookNode, chapter: str, book: Labels) -> Iterator[NotebookNode]:
+    """The cells of a page, with exercises, answers, solutions and captions in cells of their own."""
     solution = ""  # the exercise whose solution these cells are
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -218,6 +219,7 @@ def portable_cells(notebook: NotebookNode, book: Labels) -> Iterator[NotebookNod
                 options, body = _options(text)
                 number = book.names[options["label"]]
                 yield new_markdown_cell(f"### {number}. {argument}\n\n{plain(body, book)}")
+                yield answer_cell(chapter, int(number.rpartition(".")[2]))
             elif name == "solution-start":
                 solution = book.names[argument]
             elif name == "solution-end":
@@ -242,6 +244,20 @@ def _pieces(text: str) -> Iterator[tuple[str, str, str]]:
         yield "", "", rest
 
 
+def answer_cell(chapter: str, number: int) -> NotebookNode:
+    """Where the reader writes the answer to an exercise, with what it says as long as nothing is written."""
+    name, exercise = list(of_chapter(chapter).items())[number - 1]
+    cell = new_code_cell("# Your work", metadata={"tags": [ANSWER]})
+    if exercise is not None:
+        written, asked = f"answer = ...  # {exercise.asks}", "answer"
+        if exercise.inputs is not None:  # then it asks for a function
+            written, asked = f"def {exercise.asks}:\n    ...\n", exercise.asks.partition("(")[0]
+        cell.source = f'{written}\n\ncheck("{chapter}.{name}", {asked})'
+        told = judge(f"{chapter}.{name}", exercise, ...).message
+        cell.outputs = [new_output("display_data", {"text/plain": told})]
+    return cell
+
+
 def _code(cell: NotebookNode, book: Labels, is_solution: bool) -> Iterator[NotebookNode]:
     """A code cell in the front ends' own words, and the caption of its figure below it."""
     figure = cell.metadata.pop("mystnb", {}).get("figure", {})
@@ -258,7 +274,7 @@ def portable(page: Path, book: Labels) -> NotebookNode:
     """The notebook of a page, without outputs."""
     notebook = jupytext.read(page)
     try:
-        notebook.cells = list(portable_cells(notebook, book))
+        notebook.cells = list(portable_cells(notebook, page.stem, book))
     except (KeyError, ValueError) as error:
         raise ValueError(f"{page.name}: {error}") from error
     return notebook

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "_build" / "executed"
+ANSWER = "answer"  # the tag of cells in which readers write; they stand in notebooks, not in pages
 KEPT_STATES = 4  # executed states of each page, the most recently used ones
 
 
@@ -80,10 +81,13 @@ def read_chapter(page: Path) -> NotebookNode:
 
 
 def with_outputs(notebook: NotebookNode, result: Result) -> NotebookNode:
-    """Put the outputs of a result into the code cells of the page that was executed."""
+    """Put the outputs of a result into the code cells of the page that was executed, and number all."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for count, (cell, outputs) in enumerate(zip(code, result.outputs, strict=True), 1):
-        cell.execution_count, cell.outputs = count, nbformat.from_dict(outputs)
+    executed = [cell for cell in code if ANSWER not in cell.metadata.get("tags", [])]
+    for cell, outputs in zip(executed, result.outputs, strict=True):
+        cell.outputs = nbformat.from_dict(outputs)
+    for count, cell in enumerate(code, 1):
+        cell.execution_count = count
     return notebook
 
 

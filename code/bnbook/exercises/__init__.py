@@ -17,7 +17,18 @@ from IPython.display import Markdown, display
 
 from bnbook.exercises._engine import NOT_ANSWERED, Exercise, Result, judge
 
-__all__ = ["ATTEMPTS", "CHAPTERS", "Exercise", "Result", "catalogue", "check", "find", "solution"]
+__all__ = [
+    "ATTEMPTS",
+    "CHAPTERS",
+    "Exercise",
+    "Result",
+    "catalogue",
+    "check",
+    "find",
+    "judge",
+    "of_chapter",
+    "solution",
+]
 
 # In the order of the book. A chapter's module is imported when one of its exercises is checked, not before:
 # what the others need, SciPy and mlxtend among it, costs a second, and an edit in one module then concerns
@@ -125,12 +136,12 @@ def catalogue() -> dict[str, Exercise]:
     return {
         f"{chapter}.{name}": exercise
         for chapter in CHAPTERS
-        for name, exercise in _of_chapter(chapter).items()
+        for name, exercise in of_chapter(chapter).items()
         if exercise is not None
     }
 
 
-def _of_chapter(chapter: str) -> dict[str, Exercise | None]:
+def of_chapter(chapter: str) -> dict[str, Exercise | None]:
     """All exercises of a chapter in the book's order; those without a check are None."""
     return import_module(f"bnbook.exercises.{chapter}").EXERCISES  # type: ignore[no-any-return]
 
@@ -152,7 +163,7 @@ def find(name: str) -> Exercise:
 
 def _find_or_none(name: str) -> Exercise | None:
     chapter, _, rest = name.partition(".")
-    return _of_chapter(chapter).get(rest) if chapter in CHAPTERS else None
+    return of_chapter(chapter).get(rest) if chapter in CHAPTERS else None
 
 
 def _nearest(name: str) -> str:
@@ -161,12 +172,12 @@ def _nearest(name: str) -> str:
     if chapter.isdecimal() and 0 < int(chapter) <= len(CHAPTERS):
         chapter = CHAPTERS[int(chapter) - 1]
     if chapter in CHAPTERS:
-        names = list(_of_chapter(chapter))
+        names = list(of_chapter(chapter))
         if rest.isdecimal() and 0 < int(rest) <= len(names):  # the number that is printed in the book
             rest = names[int(rest) - 1]
-        if rest in names and _of_chapter(chapter)[rest] is None:
+        if rest in names and of_chapter(chapter)[rest] is None:
             return "This exercise has no automatic check: compare with its solution."
-        checked = [f"{chapter}.{known}" for known, exercise in _of_chapter(chapter).items() if exercise]
+        checked = [f"{chapter}.{known}" for known, exercise in of_chapter(chapter).items() if exercise]
     else:
         checked = list(catalogue())
         rest = rest or chapter
