@@ -35,6 +35,15 @@ def test_an_expected_outcome_is_shown_with_its_numbers(shown, expect, condition)
         assert "≈6 [≈5, ≈7]" in text
 
 
+def test_what_an_identity_counts_is_exact_and_is_not_marked_as_measured(shown):
+    replace(EXAMPLE, kind="identity").check(True, measured=[8, 8, 9])
+    replace(EXAMPLE, kind="identity").check(True, measured=[8.0, 8.0, 9.0])
+    EXAMPLE.check(True, measured=[8, 8, 9])
+    texts = [bundle["text/plain"] for bundle, _ in shown]
+    assert ["8 [8, 9]" in text for text in texts] == [True, False, False]
+    assert ["≈8 [≈8, ≈9]" in text for text in texts] == [False, True, True]
+
+
 @pytest.mark.parametrize("kind", claims.KINDS)
 def test_the_box_names_the_kind_and_the_figure_that_shows_how_far_the_verdict_holds(shown, kind):
     replace(EXAMPLE, kind=kind, map="fig-a").check(True, measured=1.0)

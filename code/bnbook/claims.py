@@ -107,20 +107,28 @@ class Claim:
         """
         if not isinstance(condition, bool | np.bool_):
             raise TypeError(f"condition: got {type(condition).__name__}, expected True or False")
-        values = np.asarray(measured, float).ravel()
+        values = np.asarray(measured).ravel()
+        if values.dtype.kind != "i":
+            values = values.astype(float)
         if values.size == 0 or not np.isfinite(values).all():
             raise ValueError(f"measured: got {values.tolist()} for claim {self.id}, expected finite numbers")
         if bool(condition) != (self.expect == "holds"):
             raise AssertionError(
                 f"claim {self.id} was expected to be '{self.expect}', but its condition is {bool(condition)} "
-                f"with {self.measures}: {spread(values)}. Sentence: {self.says}"
+                f"with {self.measures}: {self.numbers(values)}. Sentence: {self.says}"
             )
         # The numbers travel as metadata, from where the page "What we measured" reads them.
         display(
-            self._mime_bundle(spread(values), values.size),
+            self._mime_bundle(self.numbers(values), values.size),
             metadata={"bnbook": {"claim": self.id, "measured": values.tolist()}},
             raw=True,
         )  # type: ignore[no-untyped-call]
+
+    def numbers(self, measured: ArrayLike) -> str:
+        """What was measured, as text. What an identity counts is exact and carries no mark ≈."""
+        text = spread(measured)
+        exact = self.kind == "identity" and np.asarray(measured).dtype.kind == "i"
+        return text.replace("≈", "") if exact else text
 
     def _mime_bundle(self, numbers: str, count: int) -> dict[str, str]:
         """The box, for the built book (MyST), for JupyterLab (HTML) and for a terminal."""

@@ -28,7 +28,6 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from bnbook.claims import KINDS, Claim, read_claims
-from bnbook.show import spread
 from bookbuild import sliders
 from bookbuild.keys import chapter_key, files_key
 from bookbuild.pages import question
@@ -147,7 +146,7 @@ class ClaimsTable(ParsedDirective):
                 "Claim": claim.says,
                 "Source": claim.citation(),
                 "Published": claim.published or "–",
-                "Measured here": f"{claim.measures}: {spread(values)}{runs}",
+                "Measured here": f"{claim.measures}: {claim.numbers(values)}{runs}",
                 "Verdict": f"{{ref}}`{claim.verdict} <claim-{name}>`",
             }
             lines.append(_row([cells[column] for column in columns]))
