@@ -57,34 +57,50 @@ def test_a_mark_without_a_source_stops_the_build():
 
 @pytest.fixture
 def claims(monkeypatch, tmp_path):
-    """Three claims, of which a chapter checks two."""
+    """Four claims, of which a chapter checks three."""
     found = {
-        name: Claim(name, f"{name} is so.", "ioffe2015", expect, "a ratio", published)
-        for name, expect, published in (
-            ("one", "holds", ""),
-            ("two", "corrected", ""),
-            ("three", "holds", "14"),
+        name: Claim(name, f"{name} is so.", kind, "ioffe2015", expect, "a ratio", published)
+        for name, kind, expect, published in (
+            ("one", "measurement", "holds", ""),
+            ("two", "measurement", "corrected", ""),
+            ("three", "identity", "reverses", ""),
+            ("four", "replication", "holds", "14"),
         )
     }
     monkeypatch.setattr(sphinx_ext, "read_claims", lambda: found)
     page = tmp_path / "a.md"
-    page.write_text("---\n---\n\n# A title\n\nText.\n", "utf-8")
-    executed = Result([], 3.0, {"one": [1.0, 2.0, 3.0], "two": [0.5]})
+    monkeypatch.setattr(sphinx_ext, "name_of", lambda page: page.stem)
+    page.write_text("---\n---\n\n# A title\n\n**The question.** Is it?\n", "utf-8")
+    executed = Result([], 3.0, {"one": [1.0, 2.0, 3.0], "two": [0.5], "three": [0.1]})
     monkeypatch.setattr(sphinx_ext, "results", lambda: {page: executed})
+    monkeypatch.setattr(sphinx_ext, "parts", lambda: {"Part": [page]})
     return found
 
 
 def test_a_claim_that_no_chapter_checks_stops_the_build(claims):
-    with pytest.raises(ExtensionError, match="no chapter checks three"):
+    with pytest.raises(ExtensionError, match="no chapter checks four"):
         sphinx_ext.ClaimsTable.text()
 
 
-def test_the_claims_stand_by_chapter_with_values_verdict_and_counts(claims):
-    del claims["three"]
+def test_the_claims_stand_by_chapter_and_kind_with_values_verdicts_and_counts(claims):
+    del claims["four"]
     text = sphinx_ext.ClaimsTable.text()
-    assert "All 2 claims: holds here: 1, is corrected: 1." in text
-    assert ":::{dropdown} A title – holds here: 1, is corrected: 1" in text
+    measurements = "**Measurements** – holds here: 1, is wrong as commonly stated: 1"
+    total, chapter = text.split(":::{dropdown} A title – 2 measurements, 1 identity")
+    assert total.split("\n") == [
+        *("All 3 claims:", "", f"- {measurements}.", "- **Identities** – does not hold: 1.", "", "")
+    ]
+    assert chapter.index(f"{measurements}:") < chapter.index("| one is so.") < chapter.index("| two is so.")
+    assert chapter.index("| two is so.") < chapter.index("**Identities** – does not hold: 1:")
+    assert chapter.index("**Identities**") < chapter.index("| three is so.")
     assert "Published" not in text
+    assert "Replications" not in text
     row = next(line for line in text.splitlines() if line.startswith("| one is so."))
     assert "a ratio: ≈2 [≈1, ≈3], 3 values" in row
     assert "<claim-one>" in row
+
+
+def test_the_landing_page_counts_the_kinds_apart_in_all_and_by_chapter(claims):
+    counts = "2 measurements, 1 replication, 1 identity"
+    assert sphinx_ext.ClaimCounts.text() == f"The book has 4 claims: {counts}."
+    assert "| 2 measurements, 1 identity | 3 s |" in sphinx_ext.ChapterMap.text()

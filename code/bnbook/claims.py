@@ -35,6 +35,7 @@ VERDICTS = {
     "reverses": "does not hold at our scale",
     "corrected": "is wrong as commonly stated",
 }
+KINDS = {"measurement": "measurements", "replication": "replications", "identity": "identities"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,12 @@ class Claim:
         Short name, unique in the book.
     says : str
         The sentence that is tested.
+    kind : {'measurement', 'replication', 'identity'}
+        Whether it could have come out the other way here; or is a published result at our scale, with
+        the published number; or is true (or false) by algebra or arithmetic, so that the check can find
+        nothing but a mistake in a program.
     source : str
-        A BibTeX key and a place (``ioffe2015, figure 1a``), or ``folklore``, or ``this book``.
+        A BibTeX key and the place that states the sentence (``ioffe2015, figure 1a``), or ``this book``.
     expect : {'holds', 'reverses', 'corrected'}
         What we expect here: the sentence holds; it does not hold at our scale, and the text says
         why; or it is wrong as commonly stated.
@@ -56,14 +61,24 @@ class Claim:
         What the measured number is, with its unit.
     published : str
         The literature's figure, empty where there is none.
+    map : str
+        The name of the figure that shows how far the verdict holds, empty where there is none.
     """
 
     id: str
     says: str
+    kind: str
     source: str
     expect: str
     measures: str
     published: str = ""
+    map: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words. That of an identity does not depend on the scale."""
+        words = VERDICTS[self.expect]
+        return words.removesuffix(" here").removesuffix(" at our scale") if self.kind == "identity" else words
 
     def check(self, condition: bool | np.bool_, *, measured: ArrayLike) -> None:
         """Compare what was measured with what is expected, and show the verdict.
@@ -85,51 +100,65 @@ class Claim:
         --------
         NaN compares as False, which would pass for a refutation, so a number that is not finite is refused:
 
-        >>> wrong = Claim("x", "Two is three.", "folklore", "reverses", "quotient")
+        >>> wrong = Claim("x", "Two is three.", "identity", "this book", "reverses", "quotient")
         >>> wrong.check(2 == 3, measured=np.nan)
         Traceback (most recent call last):
         ValueError: measured: got [nan] for claim x, expected finite numbers
         """
         if not isinstance(condition, bool | np.bool_):
             raise TypeError(f"condition: got {type(condition).__name__}, expected True or False")
-        values = np.asarray(measured, float).ravel()
+        values = np.asarray(measured).ravel()
+        if values.dtype.kind != "i":
+            values = values.astype(float)
         if values.size == 0 or not np.isfinite(values).all():
             raise ValueError(f"measured: got {values.tolist()} for claim {self.id}, expected finite numbers")
         if bool(condition) != (self.expect == "holds"):
             raise AssertionError(
                 f"claim {self.id} was expected to be '{self.expect}', but its condition is {bool(condition)} "
-                f"with {self.measures}: {spread(values)}. Sentence: {self.says}"
+                f"with {self.measures}: {self.numbers(values)}. Sentence: {self.says}"
             )
         # The numbers travel as metadata, from where the page "What we measured" reads them.
         display(
-            self._mime_bundle(spread(values), values.size),
+            self._mime_bundle(self.numbers(values), values.size),
             metadata={"bnbook": {"claim": self.id, "measured": values.tolist()}},
             raw=True,
         )  # type: ignore[no-untyped-call]
 
+    def numbers(self, measured: ArrayLike) -> str:
+        """What was measured, as text. What an identity counts is exact and carries no mark ≈."""
+        text = spread(measured)
+        exact = self.kind == "identity" and np.asarray(measured).dtype.kind == "i"
+        return text.replace("≈", "") if exact else text
+
     def _mime_bundle(self, numbers: str, count: int) -> dict[str, str]:
         """The box, for the built book (MyST), for JupyterLab (HTML) and for a terminal."""
         runs = f" (median [smallest, largest] of {count})" if count > 1 else ""
-        verdict = VERDICTS[self.expect]
+        title = f"Claim ({self.kind}): {self.verdict}"
         measured = f"{self.measures}: {numbers}{runs}."
         published = f" Published: {self.published}." if self.published else ""
+        reach = " How far it holds: {}." if self.map else ""
         return {
-            "text/plain": f"Claim {self.id} {verdict}. {self.says} Measured: {measured}",
+            "text/plain": (
+                f"Claim {self.id} ({self.kind}) {self.verdict}. {self.says} Measured: {measured}"
+                f"{reach.format(self.map)}"
+            ),
             "text/html": (
-                f'<div class="bn-claim"><p><strong>Claim: {verdict}.</strong> {self.says}</p>'
-                f"<p>Measured: {measured}{published} Source: {self.source}.</p></div>"
+                f'<div class="bn-claim"><p><strong>{title}.</strong> {self.says}</p>'
+                f"<p>Measured: {measured}{published} Source: {self.source}."
+                f"{reach.format(self.map)}</p></div>"
             ),
             "text/markdown": (
-                f":::{{admonition}} Claim: {verdict}\n"
+                f":::{{admonition}} {title}\n"
                 f":class: claim claim-{self.expect}\n:name: claim-{self.id}\n"
-                f"{self.says}\n\nMeasured: {measured}{published} Source: {self.citation()}.\n:::"
+                f"{self.says}\n\nMeasured: {measured}{published} Source: {self.citation()}."
+                f"{reach.format(f'{{numref}}`{self.map}`')}\n:::"
             ),
         }
 
     def citation(self) -> str:
         """The source with its BibTeX key as a MyST citation."""
         key, _, place = self.source.partition(",")
-        if key in ("folklore", "this book"):
+        if key == "this book":
             return self.source
         return f"{{cite:t}}`{key}`" + (f",{place}" if place else "")
 
@@ -137,7 +166,7 @@ class Claim:
 def read_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
     """Read and check ``claims.yml``: its entries by id, in the order of the file.
 
-    >>> read_claims()["bn-whitens"].expect
+    >>> read_claims()["bn-gaussian"].expect
     'corrected'
     """
     if not path.is_file():
@@ -145,20 +174,35 @@ def read_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
     # libyaml's loader takes a tenth of the time of the one in Python, half a second for this book.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     entries: dict[str, dict[str, Any]] = yaml.load(path.read_text("utf-8"), loader) or {}
-    required, allowed = {"says", "source", "expect", "measures"}, set(Claim.__dataclass_fields__) - {"id"}
-    claims = {}
     for name, entry in entries.items():
-        missing, unknown = sorted(required - set(entry)), sorted(set(entry) - allowed)
-        if missing or unknown:
-            raise ValueError(
-                f"{path.name}: claim {name} has missing fields {missing}, unknown fields {unknown}"
-            )
-        if entry["expect"] not in VERDICTS:
-            raise ValueError(
-                f"{path.name}: claim {name} expects {entry['expect']!r}, allowed are {', '.join(VERDICTS)}"
-            )
-        claims[name] = Claim(id=name, **{key: str(value).strip() for key, value in entry.items()})
-    return claims
+        fault = _fault(entry)
+        if fault:
+            raise ValueError(f"{path.name}: claim {name} {fault}")
+    return {
+        name: Claim(id=name, **{field: str(value).strip() for field, value in entry.items()})
+        for name, entry in entries.items()
+    }
+
+
+def _fault(entry: dict[str, Any]) -> str:
+    """What is wrong with an entry of ``claims.yml``; empty if nothing is."""
+    allowed = set(Claim.__dataclass_fields__) - {"id"}
+    missing = sorted(allowed - {"published", "map"} - set(entry))
+    unknown = sorted(set(entry) - allowed)
+    if missing or unknown:
+        return f"has missing fields {missing}, unknown fields {unknown}"
+    for field, words in (("expect", VERDICTS), ("kind", KINDS)):
+        if entry[field] not in words:
+            return f"has {field}: {entry[field]}, allowed are {', '.join(words)}"
+    source, expect = entry["source"], entry["expect"]
+    if source == "folklore" or (source, expect) == ("this book", "corrected"):
+        return (
+            f"has source: {source} and expect: {expect}; cite a place that states the sentence, or ask it as "
+            "a question (One might expect that ...) which reverses, with the source this book"
+        )
+    if entry["kind"] == "replication" and not entry.get("published"):
+        return "replicates a result, so it needs the published number"
+    return ""
 
 
 @cache
@@ -169,8 +213,8 @@ def _claims() -> dict[str, Claim]:
 def claim(id: str) -> Claim:
     """Look up a claim of ``claims.yml`` by its id.
 
-    >>> claim("bn-whitens").says
-    'Batch normalization whitens the activations.'
+    >>> claim("bn-gaussian").says
+    'Batch normalization makes the activations Gaussian.'
     """
     if id not in _claims():
         close = ", ".join(get_close_matches(id, _claims())) or "none of a similar name"

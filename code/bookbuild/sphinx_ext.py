@@ -2,7 +2,8 @@
 
 * Outputs come from the executed chapters of :mod:`bookbuild.results`, and a page whose outputs changed
   is read again even if its text did not; so is one whose tables collect something that changed.
-* ``{runtime}`` tells how long a chapter runs; ``{claims-table}`` and ``{chapter-map}`` collect all chapters.
+* ``{runtime}`` tells how long a chapter runs; ``{claims-table}``, ``{claim-counts}`` and ``{chapter-map}``
+  collect all chapters.
 * ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`).
 * The sources that docstrings cite are those of ``references.bib``.
 * MathJax is copied into the book, so that no page asks another host.
@@ -26,8 +27,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from bnbook.claims import VERDICTS, Claim, read_claims
-from bnbook.show import spread
+from bnbook.claims import KINDS, Claim, read_claims
 from bookbuild import sliders
 from bookbuild.keys import chapter_key, files_key
 from bookbuild.pages import question
@@ -81,47 +81,73 @@ def _row(cells: Iterable[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
 
 
-class ClaimsTable(ParsedDirective):
-    """All claims with source, published figure, our measurement and verdict."""
+def count_kinds(claims: Iterable[Claim]) -> str:
+    """How many claims there are of each kind, in words."""
+    counts = Counter(claim.kind for claim in claims)
+    return ", ".join(f"{n} {kind if n == 1 else KINDS[kind]}" for kind in KINDS if (n := counts[kind]))
+
+
+class ClaimCounts(ParsedDirective):
+    """How many claims the book has of each kind."""
 
     @classmethod
     def text(cls) -> str:
-        """Unfolding tables, one a chapter, below the counts; a claim that no chapter checks is an error."""
+        """One sentence."""
+        claims = read_claims().values()
+        return f"The book has {len(claims)} claims: {count_kinds(claims)}."
+
+
+class ClaimsTable(ParsedDirective):
+    """All claims with source, published figure, our measurement and verdict, the three kinds apart."""
+
+    @classmethod
+    def text(cls) -> str:
+        """Unfolding tables, one per chapter and kind, below the counts; each claim has to be checked."""
         claims = read_claims()
         checked = {page: result.claims for page, result in results().items() if result.claims}
         seen = {name for measured in checked.values() for name in measured}
         unchecked = sorted(set(claims) - seen)
         if unchecked:
             raise ExtensionError(f"claims.yml: no chapter checks {', '.join(unchecked)}")
-        parts = [f"All {len(claims)} claims: {cls.verdicts(claims, seen)}."]
+        parts = [f"- {cls.verdicts(of_kind.values(), kind)}." for kind, of_kind in cls.kinds(claims)]
+        parts = [f"All {len(claims)} claims:", "\n".join(parts)]
         for page, measured in checked.items():
-            head = f"{title_of(page)} – {cls.verdicts(claims, measured)}"
-            parts.append(f":::{{dropdown}} {head}\n{cls.table(claims, measured)}\n:::")
+            here = {name: claims[name] for name in measured}
+            parts.append(f":::{{dropdown}} {title_of(page)} – {count_kinds(here.values())}")
+            for kind, of_kind in cls.kinds(here):
+                parts += [f"{cls.verdicts(of_kind.values(), kind)}:", cls.table(of_kind, measured)]
+            parts.append(":::")
         return "\n\n".join(parts)
 
     @staticmethod
-    def verdicts(claims: dict[str, Claim], names: Iterable[str]) -> str:
-        """How many of them have each verdict."""
-        counts = Counter(claims[name].expect for name in names)
-        words = {"holds": "holds here", "reverses": "does not hold at our scale", "corrected": "is corrected"}
-        return ", ".join(f"{text}: {counts[verdict]}" for verdict, text in words.items() if counts[verdict])
+    def kinds(claims: dict[str, Claim]) -> list[tuple[str, dict[str, Claim]]]:
+        """The claims of each kind that occurs."""
+        found = ((kind, {name: c for name, c in claims.items() if c.kind == kind}) for kind in KINDS)
+        return [(kind, of_kind) for kind, of_kind in found if of_kind]
+
+    @staticmethod
+    def verdicts(claims: Iterable[Claim], kind: str) -> str:
+        """How many claims of a kind have each verdict."""
+        counts = Counter(claim.verdict for claim in claims)
+        verdicts = ", ".join(f"{verdict}: {n}" for verdict, n in counts.most_common())
+        return f"**{KINDS[kind].capitalize()}** – {verdicts}"
 
     @staticmethod
     def table(claims: dict[str, Claim], measured: dict[str, list[float]]) -> str:
         """The claims of one chapter; without the literature's column if it gives no figure for any."""
         columns = ["Claim", "Source", "Published", "Measured here", "Verdict"]
-        if not any(claims[name].published for name in measured):
+        if not any(claim.published for claim in claims.values()):
             columns.remove("Published")
         lines = [_row(columns), "| --- " * len(columns) + "|"]
-        for name, values in measured.items():
-            claim = claims[name]
+        for name, claim in claims.items():
+            values = measured[name]
             runs = f", {len(values)} values" if len(values) > 1 else ""
             cells = {
                 "Claim": claim.says,
                 "Source": claim.citation(),
                 "Published": claim.published or "–",
-                "Measured here": f"{claim.measures}: {spread(values)}{runs}",
-                "Verdict": f"{{ref}}`{VERDICTS[claim.expect]} <claim-{name}>`",
+                "Measured here": f"{claim.measures}: {claim.numbers(values)}{runs}",
+                "Verdict": f"{{ref}}`{claim.verdict} <claim-{name}>`",
             }
             lines.append(_row([cells[column] for column in columns]))
         return "\n".join(lines)
@@ -133,17 +159,17 @@ class ChapterMap(ParsedDirective):
     @classmethod
     def text(cls) -> str:
         """One table a part. A chapter builds on those that its paragraph "You need ..." names."""
-        executed = results()
+        executed, claims = results(), read_claims()
         lines: list[str] = []
         for caption, pages in parts().items():
-            rows = [cls.row(page, executed[page]) for page in pages if page in executed]
+            rows = [cls.row(page, executed[page], claims) for page in pages if page in executed]
             if rows:
                 head = _row(["Chapter", "The question it answers", "Builds on", "Claims", "Runs in"])
                 lines += [f":::{{rubric}} {caption}\n:::\n", head, "| --- " * 5 + "|", *rows, ""]
         return "\n".join(lines)
 
     @staticmethod
-    def row(page: Path, result: Result) -> str:
+    def row(page: Path, result: Result, claims: dict[str, Claim]) -> str:
         """One chapter."""
         text = page.read_text("utf-8")
         asked = question(text)
@@ -153,7 +179,8 @@ class ChapterMap(ParsedDirective):
         before = dict.fromkeys(re.findall(r"{doc}`(\w+)`", need[0])) if need else {}
         builds_on = ", ".join(f"{{doc}}`/book/{name}`" for name in before) or "–"
         time = f"{result.seconds:.0f} s"
-        return _row([f"{{doc}}`/book/{name_of(page)}`", asked, builds_on, len(result.claims), time])
+        counts = count_kinds(claims[name] for name in result.claims) or "–"
+        return _row([f"{{doc}}`/book/{name_of(page)}`", asked, builds_on, counts, time])
 
 
 COLLECTED: dict[str, type[ParsedDirective]] = {"book/claims": ClaimsTable, "book/index": ChapterMap}
@@ -253,6 +280,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("bookbuild_state", files_key(*Path(__file__).parent.glob("*.py")), "env")
     app.add_role("runtime", Runtime())
     app.add_directive("claims-table", ClaimsTable)
+    app.add_directive("claim-counts", ClaimCounts)
     app.add_directive("chapter-map", ChapterMap)
     sliders.setup(app)
     app.connect("config-inited", use_executed_pages, priority=900)  # after myst-nb has read the suffixes
