@@ -7,8 +7,8 @@ constants; no statistic of a batch or of an example is taken.
 * :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]).
 * :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]).
 * :class:`NormFreeBlock` divides the branch's input by the standard deviation that it should have, and adds
-  a fixed share of its output ([brock2021signal]); its layers are :class:`ScaledWSLinear`.
-* :func:`clip_adaptively` limits the gradient of each unit relative to its weights ([brock2021]).
+  a fixed share of its output ([brock2021signal]); its layers are :class:`bnbook.layers.ScaledWSLinear`.
+* :func:`bnbook.layers.clip_adaptively` limits the gradient of each unit relative to its weights ([brock2021]).
 
 The blocks read rows of features. Their activation is ReLU, and stands before each linear layer.
 
@@ -31,227 +31,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnbook.weight_standardization import EPS, standardized
+from bnbook.layers import ScaledWSLinear, clip_adaptively
 
-__all__ = [
-    "RELU_GAIN",
-    "ClippedLinear",
-    "FixupBlock",
-    "NormFreeBlock",
-    "ScaledWSConv2d",
-    "ScaledWSLinear",
-    "SkipInitBlock",
-    "clip_adaptively",
-    "he_linear",
-    "scaled_standardized",
-]
-
-RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
-"""One over the standard deviation of max(0, z) for a standard Gaussian z: 1.7129."""
-
-
-# --------------------------------------------------------------------------- scaled weight standardization
-
-
-def scaled_standardized(weight: Tensor, gain: float | Tensor = 1.0, eps: float = EPS) -> Tensor:
-    """Standardize each filter and scale it by gain / sqrt(fan_in): [brock2021], equation 1.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (C_out, C_in) or (C_out, C_in, *kernel)
-        One filter for each output channel.
-    gain : float or Tensor of shape (C_out,)
-        Length of each filter afterwards (for eps = 0). With inputs of variance 1 / gain^2 that are not
-        correlated and share one mean, the outputs have mean 0 and variance 1.
-    eps : float
-        As for :func:`bnbook.weight_standardization.standardized`.
-
-    Returns
-    -------
-    Tensor
-        Of the shape of `weight`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`bnbook.weight_standardization.standardized`.
-    """
-    rows = standardized(weight, eps)
-    scale = gain / math.sqrt(math.prod(weight.shape[1:]))
-    if isinstance(scale, Tensor):
-        scale = scale.view(-1, *[1] * (weight.ndim - 1))
-    return rows * scale
-
-
-class _ScaledWS(nn.Module):
-    """What the linear layer and the convolution share: gains, clipping, and how first filters are drawn."""
-
-    weight: Tensor
-    bias: Any  # a tensor or None; torch declares it differently in the two layers
-
-    def __init__(
-        self,
-        *args: Any,
-        gain: float = RELU_GAIN,
-        clipping: float | None = None,
-        eps: float = EPS,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.gain = nn.Parameter(self.weight.new_full((len(self.weight),), gain))
-        self.clipping = clipping
-        self.eps = eps
-
-    def reset_parameters(self) -> None:
-        """Draw filters with an expected squared length of 1, and set biases to 0."""
-        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def scaled_weight(self) -> Tensor:
-        """The scaled standardized weight, clipped on its way back."""
-        return scaled_standardized(_clipped(self), self.gain, self.eps)
-
-    def extra_repr(self) -> str:
-        """What ``print(layer)`` shows between the brackets."""
-        return f"{super().extra_repr()}, clipping={self.clipping}, eps={self.eps}"
-
-
-class ScaledWSLinear(_ScaledWS, nn.Linear):
-    """Linear layer with scaled standardized rows, and a gain to learn for each of them.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        As for ``nn.Linear``.
-    gain : float
-        First value of each row's gain; by default that of ReLU.
-    clipping : float, optional
-        If given, the gradient of the weight goes through :func:`clip_adaptively`.
-    eps : float
-        For :func:`scaled_standardized`.
-
-    Raises
-    ------
-    ValueError
-        For what ``nn.Linear``, :func:`scaled_standardized` or :func:`clip_adaptively` rejects.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply `x` by the scaled standardized weight."""
-        return F.linear(x, self.scaled_weight(), self.bias)
-
-
-class ScaledWSConv2d(_ScaledWS, nn.Conv2d):
-    """Convolution with scaled standardized filters, and a gain to learn for each of them.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        As for ``nn.Conv2d``.
-    gain, clipping, eps
-        As for :class:`ScaledWSLinear`.
-
-    Raises
-    ------
-    ValueError
-        As :class:`ScaledWSLinear`.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve `x` with the scaled standardized filters."""
-        y: Tensor = self._conv_forward(x, self.scaled_weight(), self.bias)
-        return y
-
-
-def _clipped(layer: _ScaledWS | ClippedLinear) -> Tensor:
-    return layer.weight if layer.clipping is None else clip_adaptively(layer.weight, layer.clipping)
-
-
-# --------------------------------------------------------------------------- adaptive gradient clipping
-
-
-def clip_adaptively(weight: Tensor, clipping: float, eps: float = 1e-3) -> Tensor:
-    """Return `weight`; on its way back, limit the gradient of each unit relative to its weights.
-
-    Adaptive gradient clipping ([brock2021], equation 3): where the gradient G of a unit with weights w is
-    longer than clipping * max(|w|, eps), it is shortened to that length. A step of SGD then moves
-    no unit by more than the rate times `clipping` times its own length. As a part of the network, not of the
-    optimizer, it works with any of them, and under ``torch.func.vmap``. The weight has to be used only once.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (C_out, *rest)
-        One row for each unit.
-    clipping : float
-        Largest ratio of the length of a unit's gradient to that of its weights.
-    eps : float
-        Units that are shorter count as so long, so that weights of zero can move.
-
-    Returns
-    -------
-    Tensor
-        `weight`.
-
-    Raises
-    ------
-    ValueError
-        If `clipping` or `eps` is not positive and finite, or `weight` has no units.
-    """
-    for name, value in (("clipping", clipping), ("eps", eps)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: got {value}, expected a finite number above 0")
-    if weight.ndim < 2:
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (C_out, *rest)")
-    out: Tensor = _Clip.apply(weight, clipping, eps)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Clip(torch.autograd.Function):
-    """The identity, with another gradient."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, clipping: float, eps: float) -> Tensor:
-        return weight.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight, ctx.clipping, ctx.eps = inputs
-        ctx.save_for_backward(weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        allowed = ctx.clipping * _row_norms(weight).clamp(min=ctx.eps)
-        # A gradient of zero is allowed: dividing by at least a tiny number keeps 0 / 0 away.
-        factor = (allowed / _row_norms(gradient).clamp(min=1e-30)).clamp(max=1)
-        return gradient * factor, None, None
-
-
-def _row_norms(values: Tensor) -> Tensor:
-    """Length of each row of (C_out, *rest), in a shape that broadcasts against it."""
-    return values.square().sum(tuple(range(1, values.ndim)), keepdim=True).sqrt()
-
-
-# --------------------------------------------------------------------------- residual blocks
+__all__ = ["ClippedLinear", "FixupBlock", "NormFreeBlock", "SkipInitBlock", "he_linear"]
 
 
 class ClippedLinear(nn.Linear):
-    """Linear layer whose weight has :func:`clip_adaptively` on its way back.
+    """Linear layer whose weight has :func:`bnbook.layers.clip_adaptively` on its way back.
 
     Parameters
     ----------
     *args, **kwargs
         As for ``nn.Linear``.
     clipping : float, optional
-        For :func:`clip_adaptively`; None clips nothing.
+        For :func:`bnbook.layers.clip_adaptively`; None clips nothing.
 
     Raises
     ------
     ValueError
-        From ``forward``: for what :func:`clip_adaptively` rejects.
+        From ``forward``: for what :func:`bnbook.layers.clip_adaptively` rejects.
     """
 
     def __init__(self, *args: Any, clipping: float | None = None, **kwargs: Any) -> None:
@@ -260,7 +58,8 @@ class ClippedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply `x` by the weight."""
-        return F.linear(x, _clipped(self), self.bias)
+        weight = self.weight if self.clipping is None else clip_adaptively(self.weight, self.clipping)
+        return F.linear(x, weight, self.bias)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows between the brackets."""
@@ -399,7 +198,7 @@ class NormFreeBlock(nn.Module):
     alpha : float
         Fixed share of the branch.
     clipping : float, optional
-        For :class:`ScaledWSLinear`.
+        For :class:`bnbook.layers.ScaledWSLinear`.
     skip0 : float
         First value of `skip`.
 

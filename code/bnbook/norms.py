@@ -388,6 +388,7 @@ def fold_batch_norm(
     gamma: Array,
     beta: Array,
     eps: float = 1e-5,
+    out_axis: int | None = None,
 ) -> tuple[Array, Array]:
     """Fold batch norm at inference into the linear or convolution layer before it.
 
@@ -396,13 +397,16 @@ def fold_batch_norm(
     Parameters
     ----------
     weight : ndarray of shape (C_out, C_in) or (C_out, C_in, *kernel)
-        Weight of the layer, output channels first.
+        Weight of the layer, output channels on `out_axis`.
     bias : ndarray of shape (C_out,) or None
         Bias of the layer; None counts as zero.
     mean, var, gamma, beta : ndarray of shape (C_out,)
         State of the batch norm that follows.
     eps : float
         As in that batch norm.
+    out_axis : {0, 1}, optional
+        Axis of the output channels: 0, and 1 for PyTorch's transposed convolutions (without groups), whose weight
+        has shape (C_in, C_out, *kernel). Must be given where a kernel has C_in = C_out: nothing else tells.
 
     Returns
     -------
@@ -415,7 +419,8 @@ def fold_batch_norm(
         For a wrong shape or dtype, NaN or infinity, a negative eps or a negative variance.
     """
     weight = _checked(weight, eps, min_ndim=2, layout="(C_out, C_in, *kernel)", name="weight")
-    channels = weight.shape[0]
+    axis = _output_axis(weight.shape, out_axis)
+    channels = weight.shape[axis]
     mean, var, gamma, beta = (
         _parameter(value, (channels,), weight.dtype, name)
         for name, value in dict(mean=mean, var=var, gamma=gamma, beta=beta).items()
@@ -424,7 +429,8 @@ def fold_batch_norm(
     _not_both_zero(var, eps)
     b = np.zeros_like(mean) if bias is None else _parameter(bias, (channels,), weight.dtype, "bias")
     scale = gamma / np.sqrt(var + weight.dtype.type(eps))
-    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), scale * (b - mean) + beta
+    by_output = scale.reshape(-1, *[1] * (weight.ndim - 1 - axis))
+    return weight * by_output, scale * (b - mean) + beta
 
 
 # --------------------------------------------------------------------------- the rest of the family
@@ -720,3 +726,13 @@ def _not_both_zero(var: Array, eps: float) -> None:
     if eps == 0 and not var.all():
         zeros = np.count_nonzero(var == 0)
         raise ValueError(f"eps: got 0 where {zeros} of {var.size} variances are 0 too; allowed is eps > 0")
+
+
+def _output_axis(shape: tuple[int, ...], out_axis: int | None) -> int:
+    """Which axis of a weight has the output channels; asked for where it cannot be seen."""
+    if out_axis not in (None, 0, 1) or (out_axis is None and len(shape) > 2 and shape[0] == shape[1]):
+        raise ValueError(
+            f"out_axis: got {out_axis} for a weight of shape {shape}, expected 0 for a convolution, 1 for a "
+            "transposed one"
+        )
+    return out_axis or 0

@@ -1,0 +1,127 @@
+"""Batch norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnbook.layers._checks import (
+    check_at_least_two,
+    check_channels,
+    check_eps,
+    check_finite,
+    check_momentum,
+    check_not_both_zero,
+    check_positive,
+)
+from bnbook.layers._normalize import in_float32, normalize
+
+
+class BatchNorm(_BatchNorm):
+    """Batch norm for (N, C) and (N, C, *spatial), as ``nn.BatchNorm1d``, ``2d`` and ``3d`` ([ioffe2015]_).
+
+    In training each channel is normalized with the mean and the biased variance of the batch,
+    and the running statistics take in the mean and the unbiased variance. In evaluation the
+    running statistics normalize; without any (``track_running_stats=False``) the batch does.
+
+    NaN and infinity in a batch are a ``ValueError`` in training, before they reach the running statistics. A
+    compiled graph and ``torch.func.vmap`` cannot look at values: there they pass, as they do inside
+    :func:`let_values_diverge`. ``nn.SyncBatchNorm.convert_sync_batchnorm`` takes every relative of batch norm
+    for plain batch norm; :func:`bnbook.distributed.convert` does not.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    eps : float
+        Added to the variance, under the root.
+    momentum : float or None
+        Weight of the **new** value in the running statistics; None gives each batch the same weight.
+    affine, track_running_stats, **settings
+        As in PyTorch, with ``device`` and ``dtype``.
+
+    Attributes
+    ----------
+    has_variance : bool
+        Whether the running statistics hold a variance.
+
+    Examples
+    --------
+    >>> layer = BatchNorm(1, affine=False, momentum=0.5)
+    >>> layer(torch.tensor([[2.0], [6.0]])).tolist()
+    [[-0.999998..., [0.999998...]
+    >>> layer.running_mean, layer.running_var
+    (tensor([2.]), tensor([4.5000]))
+    """
+
+    has_variance = True
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        **settings: Any,
+    ) -> None:
+        check_positive(num_features=num_features)
+        check_eps(eps)
+        check_momentum(momentum)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **settings)
+
+    @in_float32
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` of shape (N, C) or (N, C, *spatial)."""
+        check_channels(x, self.num_features)
+        gamma = x.new_ones(self.num_features) if self.weight is None else self.weight
+        beta = x.new_zeros(self.num_features) if self.bias is None else self.bias
+        if not self.training and self.running_mean is not None and self.running_var is not None:
+            return normalize_by(x, self.running_mean, self.running_var, gamma, beta, self.eps)
+        y, mean, unbiased_var = self.by_batch(x, gamma, beta)
+        if self.training and self.track_running_stats:
+            self.update(mean, unbiased_var)
+        return y
+
+    def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize with statistics of the batch; return also the mean and unbiased variance to keep."""
+        m = x.shape[0] * math.prod(x.shape[2:])
+        check_at_least_two(m, x, "channel")
+        y, mean, var = normalize(x.reshape(*x.shape[:2], -1), gamma, beta, self.eps)
+        return y.view(x.shape), mean[0], var[0] * (m / (m - 1))
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        """Take the statistics of a batch into the running ones."""
+        running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+        batches = cast(Tensor, self.num_batches_tracked)
+        mean, unbiased_var = mean.to(running_mean.dtype), unbiased_var.to(running_var.dtype)
+        check_finite(mean, unbiased_var)
+        batches += 1
+        # Arithmetic on tensors, and no lerp_: vmap would have to run either network by network.
+        weight = batches.to(running_mean.dtype).reciprocal() if self.momentum is None else self.momentum
+        running_mean.mul_(1 - weight).add_(weight * mean)
+        running_var.mul_(1 - weight).add_(weight * unbiased_var)
+
+
+def normalize_by(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Normalize (N, C, *spatial) with given statistics of each channel: a line for each channel.
+
+    >>> x, two, zero = torch.tensor([[5.0]]), torch.full((1,), 2.0), torch.zeros(1)
+    >>> normalize_by(x, mean=two, var=two - 1, gamma=two, beta=zero, eps=0)
+    tensor([[6.]])
+    """
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        # One node, which other tools know and fold. It may scale before it shifts, which costs digits at a
+        # large mean, as folding does.
+        vectors = (value.to(x.dtype) for value in (mean, var, gamma, beta))
+        return F.batch_norm(x, *vectors, eps=eps)
+    check_not_both_zero(var, eps)
+    shape = 1, -1, *[1] * (x.ndim - 2)
+    scale = gamma * torch.rsqrt(var + eps)
+    return (x - mean.view(shape)) * scale.view(shape) + beta.view(shape)

@@ -1,0 +1,245 @@
+"""The function behind all layers, and its gradient.
+
+It sees (N, C, S): examples, channels, positions. Values that share a mean and a variance form an index set:
+a channel of all examples (batch norm), or a group of channels of one example. One group is layer norm, a
+group for each channel instance norm.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from bnbook.layers._checks import check_not_both_zero
+
+Layer = TypeVar("Layer")
+
+
+def in_float32(forward: Callable[[Layer, Tensor], Tensor]) -> Callable[[Layer, Tensor], Tensor]:
+    """Compute with inputs of half precision in float32, and return the dtype that came: so autocast works."""
+
+    @functools.wraps(forward)
+    def wide(layer: Layer, x: Tensor) -> Tensor:
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        return forward(layer, x.float()).to(x.dtype) if half else forward(layer, x)
+
+    return wide
+
+
+def normalize(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, num_groups: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize over the batch or over groups of channels, then scale and shift each channel.
+
+    y = gamma (x - mean) / sqrt(var + eps) + beta: [ioffe2015]_, algorithm 1, and [wu2018]_, equation 7. Has
+    derivatives of every order, forward and backward, and works under ``torch.func.vmap``.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C, S)
+        float32 or float64.
+    gamma, beta : Tensor of shape (C,)
+    eps : float
+    num_groups : int or None
+        None: one mean and variance for each channel, over N and S. G: one for each example and each of
+        G groups of C / G consecutive channels.
+
+    Returns
+    -------
+    y : Tensor of shape (N, C, S)
+    mean, var : Tensor of shape (1, C) or (N, G)
+        Of `x`; var is biased. No gradient flows through these two.
+
+    Examples
+    --------
+    One group over all channels is layer norm:
+
+    >>> x, one, zero = torch.randn(2, 6, 5), torch.ones(6), torch.zeros(6)
+    >>> y, mean, var = normalize(x, one, zero, 1e-5, num_groups=1)
+    >>> torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (6, 5)))
+    """
+    y, first, rest, var = _apply(x, gamma, beta, eps, num_groups)
+    check_not_both_zero(var, eps)
+    return y, first + rest, var
+
+
+def moments(x: Tensor, num_groups: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean of each index set as a rounded value and a small rest, the biased variance, and x - first.
+
+    Subtracting first + rest in one step would round the rest away (a float32 mean near 1e6
+    is a multiple of 0.06), so the two are kept apart.
+
+    Returns
+    -------
+    first, rest, var : Tensor of shape (1, C) or (N, G)
+    centred : Tensor of shape (N, C, S)
+
+    Examples
+    --------
+    >>> x = 1e6 + torch.tensor([[[0.0]], [[0.25]]])
+    >>> first, rest, var, _ = moments(x)
+    >>> first.item(), rest.item(), var.item()
+    (1000000.125, 0.0, 0.015625)
+    """
+    m = set_size(x, num_groups)
+    # Along the contiguous axis first, which is twice as fast as over all at once.
+    first = pool(x.sum(-1), num_groups) / m
+    centred = x - by_channel(first, x)[:, :, None]
+    rest = pool(centred.sum(-1), num_groups) / m
+    var = pool(_sum_of_squares(centred), num_groups) / m - rest * rest
+    return first, rest, var.clamp(min=0), centred
+
+
+def normalize_backward(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor,
+    first: Tensor,
+    rest: Tensor,
+    inv_std: Tensor,
+    num_groups: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`normalize` with respect to x, gamma and beta ([ioffe2015]_, section 3)."""
+    centred = x - by_channel(first, x)[:, :, None]  # again: cheaper than to keep it in memory
+    rest, inv_std = by_channel(rest, x), by_channel(inv_std, x)
+    # Sums over the positions of each channel of each example, then over the examples.
+    dy_sum = dy.sum(-1)
+    dy_xhat_sum = ((dy * centred).sum(-1) - rest * dy_sum) * inv_std
+    dgamma, dbeta = dy_xhat_sum.sum(0), dy_sum.sum(0)
+    # dx = (dxhat - mean of dxhat - xhat * mean of dxhat xhat) / std, dxhat = gamma dy, means over an
+    # index set, and xhat = (centred - rest) / std.
+    m = set_size(x, num_groups)
+    along_one = by_channel(pool(gamma * dy_sum, num_groups) / m, x)
+    along_xhat = by_channel(pool(gamma * dy_xhat_sum, num_groups) / m, x) * inv_std
+    scale = (gamma * inv_std)[:, :, None]
+    slope = -(along_xhat * inv_std)[:, :, None]
+    constant = ((rest * along_xhat - along_one) * inv_std)[:, :, None]
+    if torch.is_grad_enabled():
+        dx = torch.addcmul(centred * slope + constant, dy, scale)
+    else:  # nothing is recorded: in place, in half the time
+        dx = centred.mul_(slope).add_(constant).addcmul_(dy, scale)
+    return dx, dgamma, dbeta
+
+
+class _Normalize(torch.autograd.Function):
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta for PyTorch's autograd."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, gamma: Tensor, beta: Tensor, eps: float, num_groups: int | None
+    ) -> tuple[Tensor, ...]:
+        first, rest, var, centred = moments(x, num_groups)
+        # One pass takes the rest out, scales and shifts: (centred - rest) * scale + beta.
+        scale = gamma * by_channel(torch.rsqrt(var + eps), x)
+        shift = beta - by_channel(rest, x) * scale
+        return centred.mul_(scale[:, :, None]).add_(shift[:, :, None]), first, rest, var
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        x, gamma, _, ctx.eps, ctx.num_groups = inputs
+        statistics = output[1:]
+        ctx.mark_non_differentiable(*statistics)
+        ctx.save_for_backward(x, gamma, *statistics)
+        ctx.save_for_forward(x, gamma)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, gamma, first, rest, var = ctx.saved_tensors
+        if torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None:
+            # A second derivative is wanted: the statistics depend on x, and the graph must know.
+            first, rest, var, _ = moments(x, ctx.num_groups)
+        inv_std = torch.rsqrt(var + ctx.eps)
+        return *normalize_backward(dy, x, gamma, first, rest, inv_std, ctx.num_groups), None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        eps: float,
+        num_groups: int | None,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """V stacked layers are one layer with V C channels, and V G groups."""
+        V = info.batch_size
+        x, gamma, beta = (
+            value.expand(V, *value.shape) if dim is None else value.movedim(dim, 0)
+            for value, dim in zip((x, gamma, beta), in_dims[:3], strict=True)
+        )
+        N, C, S = x.shape[1:]
+        folded = x.transpose(0, 1).reshape(N, V * C, S), gamma.reshape(V * C), beta.reshape(V * C)
+        groups = None if num_groups is None else V * num_groups
+        y, *rest = _apply(*folded, eps, groups)
+        outputs = (y.view(N, V, C, S), *(value.view(len(value), V, -1) for value in rest))
+        return outputs, (1,) * len(outputs)
+
+
+class _NormalizeForward(_Normalize):
+    """The same with a forward derivative, with which torch.compile cannot trace it (PyTorch 2.13)."""
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, dgamma: Tensor, dbeta: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        # As in the backward pass, the mean and the part along xhat are taken out.
+        x, gamma = ctx.saved_tensors
+        first, rest, var, centred = moments(x, ctx.num_groups)
+        inv_std = by_channel(torch.rsqrt(var + ctx.eps), x)[:, :, None]
+        xhat = (centred - by_channel(rest, x)[:, :, None]) * inv_std
+
+        def mean(values: Tensor) -> Tensor:
+            sums = pool(values.sum(-1), ctx.num_groups)
+            return by_channel(sums / set_size(x, ctx.num_groups), x)[:, :, None]
+
+        dxhat = (dx - mean(dx) - xhat * mean(xhat * dx)) * inv_std
+        dy = gamma[:, None] * dxhat + dgamma[:, None] * xhat + dbeta[:, None]
+        return dy, None, None, None
+
+
+def _apply(*arguments: Any) -> tuple[Tensor, ...]:
+    function = _Normalize if torch.compiler.is_compiling() else _NormalizeForward
+    results: tuple[Tensor, ...] = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return results
+
+
+def set_size(x: Tensor, num_groups: int | None = None) -> int:
+    """How many values of (N, C, S) share a mean and a variance.
+
+    >>> set_size(torch.ones(5, 6, 7)), set_size(torch.ones(5, 6, 7), num_groups=3)
+    (35, 14)
+    """
+    N, C, S = x.shape[-3:]
+    return N * S if num_groups is None else C // num_groups * S
+
+
+def pool(blocks: Tensor, num_groups: int | None = None) -> Tensor:
+    """Sum (N, C) over each index set: (1, C) for the batch, (N, G) for groups.
+
+    >>> pool(torch.ones(5, 6)), pool(torch.ones(2, 6), num_groups=3)
+    (tensor([[5., 5., 5., 5., 5., 5.]]), tensor([[2., 2., 2.],
+            [2., 2., 2.]]))
+    """
+    if num_groups is None:
+        return blocks.sum(-2, keepdim=True)
+    return blocks.reshape(*blocks.shape[:-1], num_groups, blocks.shape[-1] // num_groups).sum(-1)
+
+
+def by_channel(statistic: Tensor, x: Tensor) -> Tensor:
+    """A statistic of each index set, (1, C) or (N, G), as one that broadcasts against (N, C).
+
+    >>> by_channel(torch.tensor([[1.0, 2.0]]), torch.ones(1, 6, 7))
+    tensor([[1., 1., 1., 2., 2., 2.]])
+    """
+    return statistic.repeat_interleave(x.shape[-2] // statistic.shape[-1], -1)
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Sum of squares over the positions: (N, C)."""
+    if torch.is_grad_enabled():  # the square root of a zero has no second derivative
+        return x.square().sum(-1)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1)  # one pass: a third of the time
+    return norm.square()
