@@ -102,7 +102,7 @@ PAIRS = [
     *((shape, layers.GroupNorm(g, 4), nn.GroupNorm(g, 4)) for shape in SHAPES[1:] for g in (1, 2, 4)),
     ((8, 12), layers.GroupNorm(3, 12, 0.1, False), nn.GroupNorm(3, 12, 0.1, False)),
     *(
-        (shape, layers.InstanceNorm(4, 1e-3, affine), NN_INSTANCE[len(shape)](4, 1e-3, affine=affine))
+        (shape, layers.InstanceNorm(4, 1e-3, affine=affine), NN_INSTANCE[len(shape)](4, 1e-3, affine=affine))
         for shape in SHAPES[1:]
         for affine in (True, False)
     ),
@@ -549,10 +549,9 @@ def test_a_layer_moves_between_dtypes_with_its_statistics(name):
 @pytest.mark.parametrize(
     ("layer", "text"),
     [
-        (layers.BatchNorm(4, momentum=None), "BatchNorm(4, eps=1e-05, momentum=None, affine=True)"),
-        (layers.GroupNorm(2, 4, affine=False), "GroupNorm(2, 4, eps=1e-05, affine=False)"),
-        (layers.InstanceNorm(4, eps=0.1), "InstanceNorm(4, eps=0.1, affine=False)"),
-        (layers.LayerNorm(4), "LayerNorm((4,), eps=1e-05, elementwise_affine=True)"),
+        (layers.BatchNorm(4, momentum=None), "BatchNorm(4, eps=1e-05, momentum=None, affine=True, bias=True, track_running_stats=True)"),
+        (layers.GroupNorm(2, 4, affine=False), "GroupNorm(2, 4, eps=1e-05, affine=False, bias=False)"),
+        (layers.LayerNorm(4), "LayerNorm((4,), eps=1e-05, elementwise_affine=True, bias=True)"),
         (layers.RMSNorm((4, 9)), "RMSNorm((4, 9), eps=1e-05, elementwise_affine=True)"),
     ],
     ids=lambda v: type(v).__name__,
@@ -585,9 +584,11 @@ EMPTY, POINT = X[..., None][..., :0], X[..., None, None]
         *(
             (rf"x: got dtype torch.{dtype}, allowed are torch.float32 and torch.fl", lambda m=m, x=x: m(x))
             for m in (layers.BatchNorm(4), layers.GroupNorm(2, 4), layers.LayerNorm(4), layers.RMSNorm(4))
-            for dtype, x in {"float16": X.half(), "bfloat16": X.bfloat16(), "int64": X.long()}.items()
+            for dtype, x in {"int64": X.long(), "complex64": X.cfloat()}.items()
         ),
-        (r"x: got dtype torch.float16", lambda: layers.InstanceNorm(4)(POINT.half())),
+        (r"x: got dtype torch.int64", lambda: layers.InstanceNorm(4)(POINT.long())),
+        (r"momentum: got True, allowed are", lambda: layers.InstanceNorm(4, 1e-5, True)),
+        (r"track_running_stats: got True, allowed is", lambda: layers.InstanceNorm(4, track_running_stats=True)),
         (r"x: got shape \(4,\), expected \(N, C\) or \(N, C, \*spat", lambda: layers.BatchNorm(4)(X[0])),
         (r"x: got shape \(6, 4\), expected \(N, C\) or .* with C = 3", lambda: layers.BatchNorm(3)(X)),
         (r"x: got shape \(\), expected \(N, C\) or", lambda: layers.GroupNorm(2, 4)(X[0, 0])),

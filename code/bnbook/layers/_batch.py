@@ -98,15 +98,52 @@ class BatchNorm(_BatchNorm):
     @torch.no_grad()
     def update(self, mean: Tensor, unbiased_var: Tensor) -> None:
         """Take the statistics of a batch into the running ones."""
-        running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
-        batches = cast(Tensor, self.num_batches_tracked)
-        mean, unbiased_var = mean.to(running_mean.dtype), unbiased_var.to(running_var.dtype)
-        check_finite(mean, unbiased_var)
-        batches += 1
-        # Arithmetic on tensors, and no lerp_: vmap would have to run either network by network.
-        weight = batches.to(running_mean.dtype).reciprocal() if self.momentum is None else self.momentum
-        running_mean.mul_(1 - weight).add_(weight * mean)
-        running_var.mul_(1 - weight).add_(weight * unbiased_var)
+        running = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+        new = mean.to(running[0].dtype), unbiased_var.to(running[1].dtype)
+        check_finite(*new)
+        take = take_in if torch.compiler.is_compiling() else _TakeIn.apply
+        take(cast(Tensor, self.num_batches_tracked), *running, *new, self.momentum)  # type: ignore[no-untyped-call]
+
+
+def take_in(
+    batches: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    unbiased_var: Tensor,
+    momentum: float | None,
+) -> None:
+    """Count a batch, and move the running statistics towards its own, in place.
+
+    >>> batches, mean, var = torch.tensor(0), torch.zeros(1), torch.ones(1)
+    >>> take_in(batches, mean, var, torch.tensor([2.0]), torch.tensor([3.0]), momentum=0.25)
+    >>> batches, mean, var
+    (tensor(1), tensor([0.5000]), tensor([1.5000]))
+    """
+    batches += 1
+    # Arithmetic on tensors, and no lerp_: vmap would have to run either network by network.
+    weight = batches.to(running_mean.dtype).reciprocal() if momentum is None else momentum
+    running_mean.mul_(1 - weight).add_(weight * mean)
+    running_var.mul_(1 - weight).add_(weight * unbiased_var)
+
+
+class _TakeIn(torch.autograd.Function):
+    """:func:`take_in` where torch.func would forbid to change what the function was not given: its buffers."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(batches: Tensor, *statistics_and_momentum: Any) -> Tensor:
+        take_in(batches, *statistics_and_momentum)
+        return batches.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> None:
+        return None
 
 
 def normalize_by(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:

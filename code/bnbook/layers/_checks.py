@@ -46,7 +46,7 @@ def _values_count() -> bool:
 
 def check_finite(*statistics: Tensor) -> None:
     """Refuse NaN and infinity: one NaN in one batch would break a layer in evaluation for ever."""
-    if _values_count() and any(_is_known_false(value.isfinite().all()) for value in statistics):
+    if _values_count() and _is_known_false(torch.cat(statistics).isfinite().all()):
         raise ValueError(
             "x: got NaN, infinity or values too large to square; they would stay in the running "
             "statistics for ever, which were left as they were"
@@ -77,7 +77,7 @@ def check_positive(**sizes: int) -> None:
 
 def check_momentum(momentum: float | None) -> None:
     """Refuse a weight of the new value outside 0 to 1; None weighs all batches alike."""
-    if momentum is not None and not 0 <= momentum <= 1:
+    if momentum is not None and (isinstance(momentum, bool) or not 0 <= momentum <= 1):  # no `affine` here
         raise ValueError(f"momentum: got {momentum}, allowed are None and numbers from 0 to 1")
 
 

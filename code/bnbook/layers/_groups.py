@@ -13,6 +13,7 @@ from bnbook.layers._checks import (
     check_at_least_two,
     check_channels,
     check_eps,
+    check_momentum,
     check_normalized_shape,
     check_not_both_zero,
     check_positive,
@@ -81,6 +82,7 @@ class InstanceNorm(_InstanceNorm):
     ) -> None:
         check_positive(num_features=num_features)
         check_eps(eps)
+        check_momentum(momentum)
         if track_running_stats:
             raise ValueError(
                 "track_running_stats: got True, allowed is False: evaluation normalizes as training does"

@@ -121,7 +121,7 @@ def normalize_backward(
     constant = ((rest * along_xhat - along_one) * inv_std)[:, :, None]
     if torch.is_grad_enabled():
         dx = torch.addcmul(centred * slope + constant, dy, scale)
-    else:  # nothing is recorded: in place, in half the time
+    else:  # in place, as in the forward pass
         dx = centred.mul_(slope).add_(constant).addcmul_(dy, scale)
     return dx, dgamma, dbeta
 
@@ -137,7 +137,10 @@ class _Normalize(torch.autograd.Function):
         # One pass takes the rest out, scales and shifts: (centred - rest) * scale + beta.
         scale = gamma * by_channel(torch.rsqrt(var + eps), x)
         shift = beta - by_channel(rest, x) * scale
-        return centred.mul_(scale[:, :, None]).add_(shift[:, :, None]), first, rest, var
+        scale, shift = scale[:, :, None], shift[:, :, None]
+        # In place where nothing is recorded: half the time.
+        y = centred * scale + shift if torch.is_grad_enabled() else centred.mul_(scale).add_(shift)
+        return y, first, rest, var
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
@@ -145,12 +148,11 @@ class _Normalize(torch.autograd.Function):
         statistics = output[1:]
         ctx.mark_non_differentiable(*statistics)
         ctx.save_for_backward(x, gamma, *statistics)
-        ctx.save_for_forward(x, gamma)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, gamma, first, rest, var = ctx.saved_tensors
-        if torch.is_grad_enabled() or forward_ad.unpack_dual(x).tangent is not None:
+        if torch.is_grad_enabled():
             # A second derivative is wanted: the statistics depend on x, and the graph must know.
             first, rest, var, _ = moments(x, ctx.num_groups)
         inv_std = torch.rsqrt(var + ctx.eps)
@@ -180,29 +182,12 @@ class _Normalize(torch.autograd.Function):
         return outputs, (1,) * len(outputs)
 
 
-class _NormalizeForward(_Normalize):
-    """The same with a forward derivative, with which torch.compile cannot trace it (PyTorch 2.13)."""
-
-    @staticmethod
-    def jvp(ctx: Any, dx: Tensor, dgamma: Tensor, dbeta: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        # As in the backward pass, the mean and the part along xhat are taken out.
-        x, gamma = ctx.saved_tensors
-        first, rest, var, centred = moments(x, ctx.num_groups)
-        inv_std = by_channel(torch.rsqrt(var + ctx.eps), x)[:, :, None]
-        xhat = (centred - by_channel(rest, x)[:, :, None]) * inv_std
-
-        def mean(values: Tensor) -> Tensor:
-            sums = pool(values.sum(-1), ctx.num_groups)
-            return by_channel(sums / set_size(x, ctx.num_groups), x)[:, :, None]
-
-        dxhat = (dx - mean(dx) - xhat * mean(xhat * dx)) * inv_std
-        dy = gamma[:, None] * dxhat + dgamma[:, None] * xhat + dbeta[:, None]
-        return dy, None, None, None
-
-
 def _apply(*arguments: Any) -> tuple[Tensor, ...]:
-    function = _Normalize if torch.compiler.is_compiling() else _NormalizeForward
-    results: tuple[Tensor, ...] = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    if forward_ad._current_level >= 0:
+        # PyTorch has one forward derivative of an autograd.Function; of its own operations it has all.
+        y, *statistics = _Normalize.forward(*arguments)
+        return y, *(value.detach() for value in statistics)
+    results: tuple[Tensor, ...] = _Normalize.apply(*arguments)  # type: ignore[no-untyped-call]
     return results
 
 
