@@ -124,7 +124,8 @@ def sync_normalize(
         Values per channel of all processes.
     """
     first, rest, var, n = sync_moments(x, group)
-    y: Tensor = _SyncNormalize.apply(x, gamma, beta, first, rest, torch.rsqrt(var + eps), n, group)  # type: ignore[no-untyped-call]
+    inv_std = torch.rsqrt(var + eps)
+    y: Tensor = _SyncNormalize.apply(x, gamma, beta, first, rest, inv_std, n, group)  # type: ignore[no-untyped-call]
     return y, first + rest, var, n
 
 
@@ -141,8 +142,8 @@ def sync_normalize_backward(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Gradients of :func:`sync_normalize` with respect to x, gamma and beta: one message.
 
-    As :func:`bnbook.layers.normalize_backward`, but that the two sums in dx run over all processes. Where no dx
-    is needed, as in a first layer, nothing is sent.
+    As :func:`bnbook.layers.normalize_backward`, but that the two sums in dx run over all processes. Where
+    no dx is needed, as in a first layer, nothing is sent.
     """
     xhat = (x - first[:, None] - rest[:, None]) * inv_std[:, None]
     dbeta, dgamma = dy.sum((0, 2)), (dy * xhat).sum((0, 2))
@@ -181,7 +182,8 @@ class _SyncNormalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         needs_dx = ctx.needs_input_grad[0]
-        return *sync_normalize_backward(dy, *ctx.saved_tensors, ctx.n, ctx.group, needs_dx), *[None] * 5
+        gradients = sync_normalize_backward(dy, *ctx.saved_tensors, ctx.n, ctx.group, needs_dx)
+        return *gradients, *[None] * 5
 
 
 class SyncBatchNorm(BatchNorm):
@@ -262,8 +264,8 @@ def convert(module: nn.Module, process_group: Group = None) -> nn.Module:
     for part, name in found.items():
         if type(part) not in (*PLAIN, *RELATIVES, SyncBatchNorm):
             raise ValueError(
-                f"module: got a {type(part).__name__} as layer {name!r}, a subclass of batch norm that is not "
-                f"known here; allowed are {', '.join(kind.__name__ for kind in PLAIN)}"
+                f"module: got a {type(part).__name__} as layer {name!r}, which may do more than batch norm; "
+                f"allowed are {', '.join(kind.__name__ for kind in PLAIN)}"
             )
     new = {part: _synchronized(part, process_group) for part in found if type(part) not in RELATIVES}
     for parent in list(module.modules()):

@@ -4,22 +4,16 @@ A residual network with batch normalization adds a branch of variance one to a s
 block is nearly the identity. The layers here reach that, each by another means, from the weights and from
 constants; no statistic of a batch or of an example is taken.
 
-* :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]).
-* :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]).
+* :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]_).
+* :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]_).
 * :class:`NormFreeBlock` divides the branch's input by the standard deviation that it should have, and adds
-  a fixed share of its output ([brock2021signal]); its layers are :class:`bnbook.layers.ScaledWSLinear`.
-* :func:`bnbook.layers.clip_adaptively` limits the gradient of each unit relative to its weights ([brock2021]).
+  a fixed share of its output ([brock2021signal]_); its layers are :class:`bnbook.layers.ScaledWSLinear`.
+* :func:`bnbook.layers.clip_adaptively` limits the gradient of each unit relative to its weights
+  ([brock2021]_).
 
-The blocks read rows of features. Their activation is ReLU, and stands before each linear layer.
-
-.. [brock2021] A. Brock, S. De, S. L. Smith, K. Simonyan. High-Performance Large-Scale Image Recognition
-   Without Normalization. arXiv:2102.06171.
-.. [brock2021signal] A. Brock, S. De, S. L. Smith. Characterizing Signal Propagation to Close the Performance
-   Gap in Unnormalized ResNets. arXiv:2101.08692.
-.. [de2020] S. De, S. L. Smith. Batch Normalization Biases Residual Blocks Towards the Identity Function in
-   Deep Networks. arXiv:2002.10444.
-.. [zhang2019fixup] H. Zhang, Y. N. Dauphin, T. Ma. Fixup Initialization: Residual Learning Without
-   Normalization. arXiv:1901.09321.
+The blocks map rows of features (N, width) to (N, width). Their activation is ReLU, and stands before each
+linear layer. Everywhere `scale` is a factor of He's first weights, and `clipping` is for
+:func:`bnbook.layers.clip_adaptively`; None clips nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnbook._checks import check_positive, check_whole
 from bnbook.layers import ScaledWSLinear, clip_adaptively
 
 __all__ = ["ClippedLinear", "FixupBlock", "NormFreeBlock", "SkipInitBlock", "he_linear"]
@@ -39,17 +34,8 @@ __all__ = ["ClippedLinear", "FixupBlock", "NormFreeBlock", "SkipInitBlock", "he_
 class ClippedLinear(nn.Linear):
     """Linear layer whose weight has :func:`bnbook.layers.clip_adaptively` on its way back.
 
-    Parameters
-    ----------
-    *args, **kwargs
-        As for ``nn.Linear``.
-    clipping : float, optional
-        For :func:`bnbook.layers.clip_adaptively`; None clips nothing.
-
-    Raises
-    ------
-    ValueError
-        From ``forward``: for what :func:`bnbook.layers.clip_adaptively` rejects.
+    >>> ClippedLinear(2, 3, clipping=0.1)
+    ClippedLinear(in_features=2, out_features=3, bias=True, clipping=0.1)
     """
 
     def __init__(self, *args: Any, clipping: float | None = None, **kwargs: Any) -> None:
@@ -69,22 +55,10 @@ class ClippedLinear(nn.Linear):
 def he_linear(
     fan_in: int, fan_out: int, *, scale: float = 1.0, bias: bool = True, clipping: float | None = None
 ) -> ClippedLinear:
-    """Linear layer with He's weights times `scale`, and biases of zero.
+    """Linear layer with He's weights times `scale`, 0 for a layer of zeros, and biases of zero.
 
-    Parameters
-    ----------
-    fan_in, fan_out : int
-        Number of inputs and outputs.
-    scale : float
-        Factor of He's standard deviation sqrt(2 / fan_in); 0 for a layer of zeros.
-    bias : bool
-        Whether there is a bias.
-    clipping : float, optional
-        For :class:`ClippedLinear`.
-
-    Returns
-    -------
-    ClippedLinear
+    >>> he_linear(2, 1, scale=0).weight.tolist()
+    [[0.0, 0.0]]
     """
     layer = ClippedLinear(fan_in, fan_out, bias=bias, clipping=clipping)
     nn.init.normal_(layer.weight, std=scale * math.sqrt(2 / fan_in))
@@ -94,18 +68,11 @@ def he_linear(
 
 
 class SkipInitBlock(nn.Module):
-    """x + alpha * branch(x), alpha one number to learn that starts at 0 ([de2020]).
+    """x + alpha * branch(x), alpha one number to learn that starts at `alpha0` = 0 ([de2020]_).
 
-    Parameters
-    ----------
-    width : int
-        Number of features.
-    alpha0 : float
-        First value of alpha.
-    scale : float
-        Factor of He's initial weights.
-    clipping : float, optional
-        For :class:`ClippedLinear`.
+    >>> x = torch.tensor([[1.0, 2]])
+    >>> SkipInitBlock(width=2)(x).tolist()
+    [[1.0, 2.0]]
     """
 
     def __init__(
@@ -129,7 +96,7 @@ class SkipInitBlock(nn.Module):
 class FixupBlock(nn.Module):
     """x + multiplier * branch(x), started so that the first step does not depend on the depth.
 
-    The three rules of Fixup ([zhang2019fixup], section 3): the last of the m layers of the branch starts at
+    The three rules of Fixup ([zhang2019fixup]_, section 3): the last of the m layers of the branch starts at
     zero; the others start at He's weights times L^(-1/(2m-2)) for L branches; there is a scalar multiplier
     (from 1), and a scalar bias (from 0) before each layer and each activation.
 
@@ -141,15 +108,14 @@ class FixupBlock(nn.Module):
         L, the number of residual branches in the whole network.
     layers : int
         m, the number of linear layers in the branch, at least 2.
-    scale : float
-        Another factor of the initial weights.
-    clipping : float, optional
-        For :class:`ClippedLinear`.
+    scale, clipping : float, optional
+        As everywhere in this module.
 
-    Raises
-    ------
-    ValueError
-        If `branches` or `layers` is too small.
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 2]])
+    >>> FixupBlock(width=2, branches=100)(x).tolist()
+    [[1.0, 2.0]]
     """
 
     def __init__(
@@ -161,10 +127,8 @@ class FixupBlock(nn.Module):
         clipping: float | None = None,
     ) -> None:
         super().__init__()
-        if branches < 1:
-            raise ValueError(f"branches: got {branches}, at least 1 is needed")
-        if layers < 2:
-            raise ValueError(f"layers: got {layers}, at least 2 are needed: the last one starts at zero")
+        check_whole(1, branches=branches)
+        check_whole(2, layers=layers)  # the last one starts at zero
         small = scale * branches ** (-1 / (2 * layers - 2))
         scales = [small] * (layers - 1) + [0.0]
         self.linears = nn.ModuleList(
@@ -182,12 +146,12 @@ class FixupBlock(nn.Module):
 
 
 class NormFreeBlock(nn.Module):
-    """x + alpha * skip * branch(x / beta), with standardized weights ([brock2021signal]).
+    """x + alpha * skip * branch(x / beta), with standardized weights ([brock2021signal]_).
 
     beta is the standard deviation that x should have here, computed and not measured: the stream starts
     at variance 1 and each block adds alpha^2, so block l = 0, 1, ... has beta = sqrt(1 + l alpha^2).
     The branch, with scaled standardized weights, keeps variance 1. `skip` is a number to learn; from 0 it
-    makes the block start as the identity ([brock2021]).
+    makes the block start as the identity ([brock2021]_).
 
     Parameters
     ----------
@@ -198,14 +162,14 @@ class NormFreeBlock(nn.Module):
     alpha : float
         Fixed share of the branch.
     clipping : float, optional
-        For :class:`bnbook.layers.ScaledWSLinear`.
+        As everywhere in this module.
     skip0 : float
         First value of `skip`.
 
-    Raises
-    ------
-    ValueError
-        If `index` is negative or `alpha` is not positive and finite.
+    Examples
+    --------
+    >>> NormFreeBlock(width=2, index=3, alpha=1.0).beta
+    tensor(2.)
     """
 
     def __init__(
@@ -217,10 +181,8 @@ class NormFreeBlock(nn.Module):
         skip0: float = 1.0,
     ) -> None:
         super().__init__()
-        if index < 0:
-            raise ValueError(f"index: got {index}, expected 0 or more")
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha: got {alpha}, expected a finite number above 0")
+        check_whole(0, index=index)
+        check_positive(alpha=alpha)
         self.alpha = alpha
         self.beta: Tensor
         # A buffer: stacked blocks of different index share one skeleton.

@@ -31,7 +31,6 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-
 __all__ = [
     "CovariateShift",
     "Drift",

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnbook._checks import check_not_negative
 from bnbook.layers._checks import (
-    check_at_least_two,
     check_channels,
-    check_eps,
-    check_finite,
     check_momentum,
-    check_not_both_zero,
-    check_positive,
+    check_several,
+    check_size,
+    check_spread,
+    check_statistics,
 )
 from bnbook.layers._normalize import in_float32, normalize
 
@@ -70,8 +70,8 @@ class BatchNorm(_BatchNorm):
         track_running_stats: bool = True,
         **settings: Any,
     ) -> None:
-        check_positive(num_features=num_features)
-        check_eps(eps)
+        check_size(num_features=num_features)
+        check_not_negative(eps=eps)
         check_momentum(momentum)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **settings)
 
@@ -91,7 +91,7 @@ class BatchNorm(_BatchNorm):
     def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with statistics of the batch; return also the mean and unbiased variance to keep."""
         m = x.shape[0] * math.prod(x.shape[2:])
-        check_at_least_two(m, x, "channel")
+        check_several(m, x, "channel")
         y, mean, var = normalize(x.reshape(*x.shape[:2], -1), gamma, beta, self.eps)
         return y.view(x.shape), mean[0], var[0] * (m / (m - 1))
 
@@ -100,9 +100,14 @@ class BatchNorm(_BatchNorm):
         """Take the statistics of a batch into the running ones."""
         running = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
         new = mean.to(running[0].dtype), unbiased_var.to(running[1].dtype)
-        check_finite(*new)
+        check_statistics(*new)
         take = take_in if torch.compiler.is_compiling() else _TakeIn.apply
-        take(cast(Tensor, self.num_batches_tracked), *running, *new, self.momentum)  # type: ignore[no-untyped-call]
+        batches = cast(Tensor, self.num_batches_tracked)
+        take(batches, *running, *new, self.momentum)
+
+    def extra_repr(self) -> str:
+        """Its settings, for ``print(layer)``."""
+        return str(super().extra_repr())  # type: ignore[no-untyped-call]
 
 
 def take_in(
@@ -128,7 +133,7 @@ def take_in(
 
 
 class _TakeIn(torch.autograd.Function):
-    """:func:`take_in` where torch.func would forbid to change what the function was not given: its buffers."""
+    """:func:`take_in`, also where torch.func forbids to change what a function was not given."""
 
     generate_vmap_rule = True
 
@@ -156,9 +161,9 @@ def normalize_by(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tens
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         # One node, which other tools know and fold. It may scale before it shifts, which costs digits at a
         # large mean, as folding does.
-        vectors = (value.to(x.dtype) for value in (mean, var, gamma, beta))
-        return F.batch_norm(x, *vectors, eps=eps)
-    check_not_both_zero(var, eps)
+        mean, var, gamma, beta = (value.to(x.dtype) for value in (mean, var, gamma, beta))
+        return F.batch_norm(x, mean, var, gamma, beta, eps=eps)
+    check_spread(var, eps)
     shape = 1, -1, *[1] * (x.ndim - 2)
     scale = gamma * torch.rsqrt(var + eps)
     return (x - mean.view(shape)) * scale.view(shape) + beta.view(shape)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bnbook._checks import check_positive
 from bnbook.layers._checks import check_channels, check_normalized_shape, check_trailing
 from bnbook.layers._normalize import in_float32
 
@@ -48,8 +48,7 @@ class DyT(nn.Module):
         super().__init__()
         check_normalized_shape(normalized_shape)
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        if not 0 < alpha0 < math.inf:
-            raise ValueError(f"alpha0: got {alpha0}, expected a finite number above 0")
+        check_positive(alpha0=alpha0)
         if not channels_last and len(shape) > 1:
             raise ValueError(
                 f"normalized_shape: got {normalized_shape}, expected one number with channels_last=False"

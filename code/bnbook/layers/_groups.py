@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from bnbook._checks import check_not_negative
 from bnbook.layers._checks import (
-    check_at_least_two,
     check_channels,
-    check_eps,
     check_momentum,
     check_normalized_shape,
-    check_not_both_zero,
-    check_positive,
+    check_several,
+    check_size,
+    check_spread,
     check_trailing,
 )
 from bnbook.layers._normalize import in_float32, normalize
@@ -45,19 +45,19 @@ class GroupNorm(nn.GroupNorm):
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, **settings: Any
     ) -> None:
-        check_positive(num_channels=num_channels)
+        check_size(num_channels=num_channels)
         if num_groups < 1 or num_channels % num_groups:
             raise ValueError(
                 f"num_groups: got {num_groups}, allowed are the divisors of {num_channels} channels"
             )
-        check_eps(eps)
+        check_not_negative(eps=eps)
         super().__init__(num_groups, num_channels, eps, affine, **settings)
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (N, C) or (N, C, *spatial)."""
         check_channels(x, self.num_channels)
-        check_at_least_two(math.prod(x.shape[1:]) // self.num_groups, x, "group of an example")
+        check_several(math.prod(x.shape[1:]) // self.num_groups, x, "group of an example")
         return _normalize_groups(x, self.weight, self.bias, self.eps, self.num_groups)
 
 
@@ -80,8 +80,8 @@ class InstanceNorm(_InstanceNorm):
         track_running_stats: bool = False,
         **settings: Any,
     ) -> None:
-        check_positive(num_features=num_features)
-        check_eps(eps)
+        check_size(num_features=num_features)
+        check_not_negative(eps=eps)
         check_momentum(momentum)
         if track_running_stats:
             raise ValueError(
@@ -92,8 +92,8 @@ class InstanceNorm(_InstanceNorm):
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (N, C, *spatial)."""
-        check_channels(x, self.num_features, positions=True)
-        check_at_least_two(math.prod(x.shape[2:]), x, "channel of an example")
+        check_channels(x, self.num_features, spatial=True)
+        check_several(math.prod(x.shape[2:]), x, "channel of an example")
         return _normalize_groups(x, self.weight, self.bias, self.eps, self.num_features)
 
 
@@ -123,15 +123,15 @@ class LayerNorm(nn.LayerNorm):
         **settings: Any,
     ) -> None:
         check_normalized_shape(normalized_shape)
-        check_eps(eps)
-        super().__init__(normalized_shape, eps, elementwise_affine, **settings)  # type: ignore[arg-type]
+        check_not_negative(eps=eps)
+        super().__init__(normalized_shape, eps, elementwise_affine, **settings)
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (*leading, *normalized_shape)."""
         check_trailing(x, self.normalized_shape)
         m = math.prod(self.normalized_shape)
-        check_at_least_two(m, x, "example")
+        check_several(m, x, "example")
         weight, bias = (None if p is None else p.flatten() for p in (self.weight, self.bias))
         return _normalize_groups(x.reshape(-1, m, 1), weight, bias, self.eps, 1).view(x.shape)
 
@@ -166,8 +166,8 @@ class RMSNorm(nn.RMSNorm):
         **settings: Any,
     ) -> None:
         check_normalized_shape(normalized_shape)
-        check_eps(eps)
-        super().__init__(normalized_shape, eps, elementwise_affine, **settings)  # type: ignore[arg-type]
+        check_not_negative(eps=eps)
+        super().__init__(normalized_shape, eps, elementwise_affine, **settings)
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class RMSNorm(nn.RMSNorm):
         check_trailing(x, self.normalized_shape)
         axes = tuple(range(-len(self.normalized_shape), 0))
         square = x.square().mean(axes, keepdim=True)
-        check_not_both_zero(square, self.eps)
+        check_spread(square, self.eps)
         # A division, not a product with rsqrt: the gradient of rsqrt has a cube, which underflows at 1e15.
         y = x / torch.sqrt(square + self.eps)
         return y if self.weight is None else self.weight * y

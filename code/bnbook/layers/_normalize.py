@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from bnbook.layers._checks import check_not_both_zero
+from bnbook.layers._checks import check_spread
 
 Layer = TypeVar("Layer")
 
@@ -64,7 +64,7 @@ def normalize(
     >>> torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (6, 5)))
     """
     y, first, rest, var = _apply(x, gamma, beta, eps, num_groups)
-    check_not_both_zero(var, eps)
+    check_spread(var, eps)
     return y, first + rest, var
 
 
@@ -186,7 +186,7 @@ def _apply(*arguments: Any) -> tuple[Tensor, ...]:
     if forward_ad._current_level >= 0:
         # PyTorch has one forward derivative of an autograd.Function; of its own operations it has all.
         y, *statistics = _Normalize.forward(*arguments)
-        return y, *(value.detach() for value in statistics)
+        return (y, *(value.detach() for value in statistics))
     results: tuple[Tensor, ...] = _Normalize.apply(*arguments)  # type: ignore[no-untyped-call]
     return results
 

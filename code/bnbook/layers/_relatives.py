@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bnbook.layers._batch import BatchNorm
-from bnbook.layers._checks import check_at_least_two, check_channels, check_not_both_zero, check_positive
+from bnbook.layers._checks import check_channels, check_several, check_size, check_spread
 from bnbook.layers._normalize import in_float32, moments, normalize
 
 
@@ -43,7 +43,7 @@ class GhostBatchNorm(BatchNorm):
 
     def __init__(self, num_features: int, ghost_size: int, *batch_norm: Any, **settings: Any) -> None:
         super().__init__(num_features, *batch_norm, **settings)
-        check_positive(ghost_size=ghost_size)
+        check_size(ghost_size=ghost_size)
         self.ghost_size = ghost_size
 
     def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,7 +57,7 @@ class GhostBatchNorm(BatchNorm):
                 f"ghost_size = {size}"
             )
         m = size * math.prod(x.shape[2:])
-        check_at_least_two(m, x, "channel of a ghost")
+        check_several(m, x, "channel of a ghost")
         ghosts = examples // size
         # A channel of one ghost is a row of its own, so that a single call normalizes all ghosts.
         rows = x.reshape(ghosts, size, channels, -1).transpose(1, 2).reshape(1, ghosts * channels, m)
@@ -216,7 +216,7 @@ class Noise(nn.Module):
 
     def __init__(self, num_features: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        check_positive(num_features=num_features)
+        check_size(num_features=num_features)
         self.num_features = num_features
         self.generator = generator
 
@@ -307,13 +307,13 @@ class LpBatchNorm(BatchNorm):
     def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with mean and s_p of the batch; return also the mean and the corrected s_p^2 to keep."""
         m = x.shape[0] * math.prod(x.shape[2:])
-        check_at_least_two(m, x, "channel")
+        check_several(m, x, "channel")
         if self.p == 2:
             return super().by_batch(x, gamma, beta)
         first, rest, _, centred = moments(x.reshape(*x.shape[:2], -1))
         centred = centred - rest[:, :, None]
         square = lp_scale(centred, self.p).square()
-        check_not_both_zero(square, self.eps)
+        check_spread(square, self.eps)
         scale = gamma * torch.rsqrt(square + self.eps)
         y = centred * scale[:, None] + beta[:, None]
         return y.view(x.shape), (first + rest)[0].detach(), square.detach() * (m / (m - 1))

@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnbook.layers._checks import check_eps
+from bnbook._checks import check_not_negative, check_positive
+from bnbook.layers._checks import check_filters
 from bnbook.layers._normalize import normalize
 
 EPS = 1e-10
-"""Default of eps for weights. Next to the variance of a filter, which is 2 / fan_in after He's initialization,
-the 1e-5 of the activation norms is not small: at 4608 inputs it takes one per cent off the filter."""
+"""Default of eps for weights. Next to the variance of a filter, which is 2 / fan_in after He's initialization, the
+1e-5 of the activation norms is not small: at 4608 inputs it takes one per cent off the filter."""
 
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 """One over the standard deviation of max(0, z) for a standard Gaussian z: 1.7129."""
@@ -47,7 +48,7 @@ def standardized(weight: Tensor, eps: float = EPS) -> Tensor:
             [ 0.,  0.]])
     """
     check_filters(weight)
-    check_eps(eps)
+    check_not_negative(eps=eps)
     rows = weight.reshape(weight.shape[0], 1, -1)
     wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
     unit = normalize(wide, wide.new_ones(1), wide.new_zeros(1), eps, num_groups=1)[0]
@@ -102,9 +103,7 @@ def clip_adaptively(weight: Tensor, clipping: float, eps: float = 1e-3) -> Tenso
     >>> w.grad.norm()
     tensor(0.5000)
     """
-    for name, value in (("clipping", clipping), ("eps", eps)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: got {value}, expected a finite number above 0")
+    check_positive(clipping=clipping, eps=eps)
     if weight.ndim < 2:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (C_out, *rest)")
     out: Tensor = _Clip.apply(weight, clipping, eps)  # type: ignore[no-untyped-call]
@@ -160,7 +159,7 @@ class _Standardizing(nn.Module):
     def __init__(self, *args: Any, eps: float = EPS, **settings: Any) -> None:
         super().__init__(*args, **settings)
         check_filters(self.weight)
-        check_eps(eps)
+        check_not_negative(eps=eps)
         self.eps = eps
 
     def filters(self) -> Tensor:
@@ -175,8 +174,8 @@ class _Standardizing(nn.Module):
 class WSLinear(_Standardizing, nn.Linear):
     """Linear layer with standardized rows; otherwise ``nn.Linear``, whose ``state_dict`` it loads.
 
-    A norm of the activations is meant to follow: the outputs are about sqrt(fan_in) times as large as those of
-    a layer with He's weights.
+    A norm of the activations is meant to follow: the outputs are about sqrt(fan_in) times as large as those
+    of a layer with He's weights.
 
     >>> layer, x = WSLinear(5, 4, eps=1e-10), torch.randn(2, 5)
     >>> torch.testing.assert_close(layer(x), x @ standardized(layer.weight).T + layer.bias)
@@ -198,7 +197,7 @@ class WSConv2d(_Standardizing, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `x` with the filters of :meth:`filters`."""
-        y: Tensor = self._conv_forward(x, self.filters(), self.bias)  # type: ignore[operator]
+        y: Tensor = self._conv_forward(x, self.filters(), self.bias)
         return y
 
 
@@ -251,20 +250,8 @@ class ScaledWSLinear(_Scaled, WSLinear):
 
 
 class ScaledWSConv2d(_Scaled, WSConv2d):
-    """Convolution with scaled standardized filters: as :class:`ScaledWSLinear`, with ``nn.Conv2d``'s arguments.
+    """Convolution with scaled standardized filters: :class:`ScaledWSLinear` with ``nn.Conv2d``'s arguments.
 
     >>> ScaledWSConv2d(3, 4, kernel_size=3)(torch.randn(2, 3, 8, 8)).shape
     torch.Size([2, 4, 6, 6])
     """
-
-
-def check_filters(weight: Tensor) -> None:
-    """Refuse a tensor that holds no filters, and a filter of one weight, which is its own mean."""
-    if weight.ndim < 2:
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (C_out, C_in, *kernel)")
-    fan_in = math.prod(weight.shape[1:])
-    if fan_in < 2:
-        raise ValueError(
-            f"weight: got {fan_in} weight{'s' * (fan_in != 1)} per filter, at least 2 are needed: "
-            "one weight is its own mean, so nothing of it would be left"
-        )
