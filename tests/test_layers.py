@@ -563,7 +563,7 @@ EMPTY, POINT = X[..., None][..., :0], X[..., None, None]
         ),
         (r"x: got dtype torch.int64", lambda: layers.InstanceNorm(4)(POINT.long())),
         (r"momentum: got True, allowed are", lambda: layers.InstanceNorm(4, 1e-5, True)),
-        (r"track_running_stats: got True, allowed is", lambda: layers.InstanceNorm(4, track_running_stats=True)),
+        (r"track_running_stats: got True", lambda: layers.InstanceNorm(4, track_running_stats=True)),
         (r"x: got shape \(4,\), expected \(N, C\) or \(N, C, \*spat", lambda: layers.BatchNorm(4)(X[0])),
         (r"x: got shape \(6, 4\), expected \(N, C\) or .* with C = 3", lambda: layers.BatchNorm(3)(X)),
         (r"x: got shape \(\), expected \(N, C\) or", lambda: layers.GroupNorm(2, 4)(X[0, 0])),

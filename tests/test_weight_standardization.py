@@ -238,7 +238,9 @@ def test_a_filter_of_one_weight_is_refused():
         lambda: WSLinear(1, 4),
         lambda: standardized(draw(4, 1)),
     ):
-        with pytest.raises(ValueError, match="weight: got 1 weight per filter, at least 2 are needed"):
+        with pytest.raises(
+            ValueError, match=r"weight: got 1 weight per filter \(shape .*\), at least 2 are needed"
+        ):
             build()
     with pytest.raises(ValueError, match="got 0 weights per filter"):
         standardized(draw(4, 0))

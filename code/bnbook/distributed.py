@@ -151,7 +151,7 @@ def sync_normalize_backward(
         return None, dgamma, dbeta
     sums = torch.cat([dbeta, dgamma])
     dist.all_reduce(sums, group=group)  # over all processes
-    along_one, along_xhat = (sums / n).split(len(gamma))
+    along_one, along_xhat = torch.split(sums / n, len(gamma))
     scale = (gamma * inv_std)[:, None]
     dx = scale * (dy - along_one[:, None] - xhat * along_xhat[:, None])
     return dx, dgamma, dbeta
@@ -182,7 +182,8 @@ class _SyncNormalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         needs_dx = ctx.needs_input_grad[0]
-        gradients = sync_normalize_backward(dy, *ctx.saved_tensors, ctx.n, ctx.group, needs_dx)
+        x, gamma, first, rest, inv_std = ctx.saved_tensors
+        gradients = sync_normalize_backward(dy, x, gamma, first, rest, inv_std, ctx.n, ctx.group, needs_dx)
         return *gradients, *[None] * 5
 
 
@@ -267,12 +268,14 @@ def convert(module: nn.Module, process_group: Group = None) -> nn.Module:
                 f"module: got a {type(part).__name__} as layer {name!r}, which may do more than batch norm; "
                 f"allowed are {', '.join(kind.__name__ for kind in PLAIN)}"
             )
-    new = {part: _synchronized(part, process_group) for part in found if type(part) not in RELATIVES}
+    new: dict[nn.Module, nn.Module] = {
+        part: _synchronized(part, process_group) for part in found if type(part) not in RELATIVES
+    }
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
             if child in new:
                 setattr(parent, name, new[child])
-    return new[module] if module in new else module
+    return new.get(module, module)
 
 
 def _synchronized(layer: _BatchNorm, process_group: Group) -> SyncBatchNorm:

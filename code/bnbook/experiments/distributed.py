@@ -1,6 +1,6 @@
 """Training in several processes of this machine: what each of them does, and how they are started.
 
-``python -m bnbook.experiments.distributed`` is the script of each process; :func:`launch` starts it in several.
+``python -m bnbook.experiments.distributed`` is the script of each process; :func:`launch` starts several.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _sent() -> Iterator[list[tuple[int, int]]]:
 def launch(
     *arguments: str, processes: int = 2, limit: float = 120, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Start ``python -m bnbook.experiments.distributed`` in several processes of this machine, with torchrun, and wait.
+    """Start this script in several processes of this machine, with torchrun, and wait.
 
     The processes talk through the loopback interface, on a port that is free.
 

@@ -72,7 +72,7 @@ def check_size(**sizes: Any) -> None:
 
 
 def check_momentum(momentum: float | None) -> None:
-    """Weights of the new value; None weighs all batches alike, and what is true or false was meant for `affine`."""
+    """Weights of the new value; None weighs all batches alike; True was meant for `affine`."""
     if momentum is not None and (isinstance(momentum, bool) or not 0 <= momentum <= 1):
         raise ValueError(f"momentum: got {momentum}, allowed are None and numbers from 0 to 1")
 

@@ -154,7 +154,7 @@ class _Normalize(torch.autograd.Function):
         x, gamma, first, rest, var = ctx.saved_tensors
         if torch.is_grad_enabled():
             # A second derivative is wanted: the statistics depend on x, and the graph must know.
-            first, rest, var, _ = moments(x, ctx.num_groups)
+            first, rest, var = moments(x, ctx.num_groups)[:3]
         inv_std = torch.rsqrt(var + ctx.eps)
         return *normalize_backward(dy, x, gamma, first, rest, inv_std, ctx.num_groups), None, None
 

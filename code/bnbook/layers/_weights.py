@@ -23,7 +23,7 @@ from bnbook.layers._checks import check_filters
 from bnbook.layers._normalize import normalize
 
 EPS = 1e-10
-"""Default of eps for weights. Next to the variance of a filter, which is 2 / fan_in after He's initialization, the
+"""Default of eps for weights. Next to the variance of a filter, 2 / fan_in after He's initialization, the
 1e-5 of the activation norms is not small: at 4608 inputs it takes one per cent off the filter."""
 
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
@@ -44,8 +44,8 @@ def standardized(weight: Tensor, eps: float = EPS) -> Tensor:
     Examples
     --------
     >>> standardized(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
-    tensor([[-1.,  1.],
-            [ 0.,  0.]])
+    tensor([[-1.0000,  1.0000],
+            [ 0.0000,  0.0000]])
     """
     check_filters(weight)
     check_not_negative(eps=eps)
@@ -70,8 +70,8 @@ def scaled_standardized(weight: Tensor, gain: float | Tensor = 1.0, eps: float =
 
     Examples
     --------
-    >>> scaled_standardized(torch.randn(2, 50), gain=3.0).norm(dim=1)
-    tensor([3., 3.])
+    >>> lengths = scaled_standardized(torch.randn(2, 50), gain=3.0).norm(dim=1)
+    >>> torch.testing.assert_close(lengths, torch.tensor([3.0, 3.0]))
     """
     scale = gain / math.sqrt(math.prod(weight.shape[1:]))
     if isinstance(scale, Tensor):
