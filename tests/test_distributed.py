@@ -388,6 +388,37 @@ def test_convert_returns_a_layer_for_a_layer_with_its_group():
     assert not list(layer.state_dict())
 
 
+class WithReLU(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Quieter(layers.GhostBatchNorm):
+    pass
+
+
+@pytest.mark.parametrize(
+    "layer", [WithReLU(4), Quieter(4, 2), nn.LazyBatchNorm1d()], ids=lambda v: type(v).__name__
+)
+def test_convert_refuses_a_subclass_and_then_changes_nothing(layer):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Sequential(layer))
+    before = list(model.modules())
+    with pytest.raises(
+        ValueError, match=rf"module: got a {type(layer).__name__} as layer '1.0', .* allowed are"
+    ):
+        distributed.convert(model)
+    assert list(model.modules()) == before
+
+
+def test_convert_keeps_a_layer_that_is_used_in_several_places_one_layer():
+    norm = layers.BatchNorm(4)
+    model = nn.Sequential(norm, nn.ReLU(), norm, nn.ModuleDict({"again": norm}))
+    distributed.convert(model)
+    assert type(model[0]) is SyncBatchNorm
+    assert model[2] is model[0]
+    assert model[3]["again"] is model[0]
+
+
 @pytest.mark.parametrize(
     "layer",
     [layers.GhostBatchNorm(4, 2), layers.BatchRenorm(4), layers.GroupNorm(2, 4), nn.InstanceNorm1d(4)],

@@ -4,13 +4,14 @@ import copy
 import io
 import math
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
+from helpers import normal as normal64
+from helpers import randomize
 from torch import nn
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -45,7 +46,7 @@ THEIRS = {
 
 
 def normal(*shape, dtype=f32, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
+    return normal64(*shape, dtype=dtype, seed=seed)
 
 
 def each(makers):
@@ -54,9 +55,7 @@ def each(makers):
 
 def trained(name, **settings):
     """A layer with parameters and statistics that are not those of the start."""
-    layer = ALL[name](**settings)
-    for seed, parameter in enumerate(layer.parameters()):
-        nn.init.normal_(parameter, 1, 0.5, torch.Generator().manual_seed(seed))
+    layer = randomize(ALL[name](**settings))
     layer(1 + 2 * normal(6, 4, 5, dtype=layer.weight.dtype, seed=9))
     return layer
 
