@@ -368,6 +368,30 @@ def test_norms_of_single_examples_map_no_example_to_no_example(name):
     assert all((g == 0).all() for g in dparams)
 
 
+def test_no_example_of_many_positions_is_no_example():
+    """PyTorch's sums over positions, which serve from 64 on, divide by the number of rows."""
+    layer = layers.GroupNorm(2, 4).double()
+    _, dx, *dparams = outputs_and_gradients(layer, normal(0, 4, 100), normal(0, 4, 100))
+    assert dx.shape == (0, 4, 100)
+    assert all((g == 0).all() for g in dparams)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "expanded"])
+def test_many_positions_have_the_gradients_of_few(layout):
+    x, dy = normal(3, 4, 64), normal(3, 4, 64, seed=1)
+    if layout == "channels last":
+        x, dy = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (x, dy))
+    if layout == "expanded":
+        dy = dy[:, :, :1].expand_as(dy)
+    for ours, theirs in [
+        (layers.BatchNorm(4), nn.BatchNorm1d(4)),
+        (layers.GroupNorm(2, 4), nn.GroupNorm(2, 4)),
+    ]:
+        expected = outputs_and_gradients(theirs.double(), x, dy)
+        for actual, e in zip(outputs_and_gradients(ours.double(), x, dy), expected, strict=True):
+            assert_close(actual, e, ulps=256)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "axis"),
     [

@@ -108,8 +108,8 @@ def normalize_backward(
     centred = x - by_channel(first, x)[:, :, None]  # again: cheaper than to keep it in memory
     rest, inv_std = by_channel(rest, x), by_channel(inv_std, x)
     # Sums over the positions of each channel of each example, then over the examples.
-    dy_sum = dy.sum(-1)
-    dy_xhat_sum = ((dy * centred).sum(-1) - rest * dy_sum) * inv_std
+    dy_sum, dy_centred_sum = _sums_with(dy, centred)
+    dy_xhat_sum = (dy_centred_sum - rest * dy_sum) * inv_std
     dgamma, dbeta = dy_xhat_sum.sum(0), dy_sum.sum(0)
     # dx = (dxhat - mean of dxhat - xhat * mean of dxhat xhat) / std, dxhat = gamma dy, means over an
     # index set, and xhat = (centred - rest) / std.
@@ -220,6 +220,21 @@ def by_channel(statistic: Tensor, x: Tensor) -> Tensor:
     tensor([[1., 1., 1., 2., 2., 2.]])
     """
     return statistic.repeat_interleave(x.shape[-2] // statistic.shape[-1], -1)
+
+
+def _sums_with(dy: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the positions of dy and of dy * centred: (N, C) each."""
+    N, C, S = dy.shape
+    if torch.is_grad_enabled() or N * C == 0 or S < 64 or dy.device.type != "cpu":
+        return dy.sum(-1), (dy * centred).sum(-1)
+    # These are the gradients of the shift and the scale of a layer with mean 0 and deviation 1, which PyTorch
+    # computes in one pass and 40 % of the time.
+    zeros, ones = dy.new_zeros(N * C), dy.new_ones(N * C)
+    rows = dy.reshape(1, N * C, S), centred.reshape(1, N * C, S)
+    _, dots, sums = torch.ops.aten.native_batch_norm_backward(
+        *rows, None, None, None, zeros, ones, True, 0.0, [False, True, True]
+    )
+    return sums.view(N, C), dots.view(N, C)
 
 
 def _sum_of_squares(x: Tensor) -> Tensor:
