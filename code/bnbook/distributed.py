@@ -74,12 +74,7 @@ def sync_moments(x: Tensor, group: Group = None) -> tuple[Tensor, Tensor, Tensor
     Each process sends its count, its means and its sums of squared deviations, in double precision, and
     merges what it receives. All do the same arithmetic in the same order: the result is the same to the bit.
 
-    Parameters
-    ----------
-    x : Tensor of shape (N, C, S)
-        This process's part of the batch; N may differ between processes, and may be 0.
-    group : ProcessGroup or None
-        None is the group of all processes.
+    `x` is this process's part of the batch, (N, C, S); N may differ between processes, and may be 0.
 
     Returns
     -------
@@ -199,16 +194,8 @@ class SyncBatchNorm(BatchNorm):
     few values, NaN and infinity are errors on all processes at once, as they judge the merged statistics; a
     wrong shape or dtype only where it occurs.
 
-    Parameters
-    ----------
-    num_features : int
-    *batch_norm, **settings
-        As in :class:`bnbook.layers.BatchNorm`, from eps on.
-    process_group : ProcessGroup or None
-        The processes that share statistics; None for all.
+    Statistics are shared in `process_group`; None is all processes, here and in the functions.
 
-    Examples
-    --------
     >>> x = torch.randn(8, 3)
     >>> torch.testing.assert_close(SyncBatchNorm(3)(x), BatchNorm(3)(x))
     """
@@ -239,25 +226,9 @@ def convert(module: nn.Module, process_group: Group = None) -> nn.Module:
     with those in whose place they come; a layer that is used in several places stays one layer. Other norms
     stay as they are, and so do the relatives of batch norm in :mod:`bnbook.layers`, such as ghosts.
 
-    Parameters
-    ----------
-    module : nn.Module
-        Changed in place, unless it is itself a batch norm.
-    process_group : ProcessGroup or None
-        For the new layers.
+    Another subclass of batch norm is a ``ValueError``, before anything is changed: what it does besides would be
+    lost. The module is changed in place and returned, unless it is itself a batch norm.
 
-    Returns
-    -------
-    nn.Module
-        `module`, or the layer in its place.
-
-    Raises
-    ------
-    ValueError
-        For another subclass of batch norm, before anything is changed: what it does besides would be lost.
-
-    Examples
-    --------
     >>> convert(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))[1]
     SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     """
@@ -295,12 +266,7 @@ def average_gradients(model: nn.Module, group: Group = None) -> None:
     Where batches differ in size, let process k multiply its loss by K n_k / n: that gives the gradient of the
     mean over all examples.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The same on all processes; parameters without a gradient are left alone.
-    group : ProcessGroup or None
-        None is the group of all processes.
+    Parameters without a gradient are left alone, the same on all processes.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     message = torch.cat([gradient.flatten() for gradient in gradients])

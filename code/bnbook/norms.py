@@ -32,6 +32,7 @@ from bnbook._checks import (
     check_choice,
     check_floats,
     check_not_negative,
+    check_out_axis,
     check_several,
     check_shape,
     check_trailing,
@@ -387,12 +388,7 @@ def fold_batch_norm(
     if weight.ndim < 2:
         raise ValueError(f"weight: got shape {weight.shape}, expected (C_out, C_in, *kernel)")
     check_not_negative(eps=eps)
-    unclear = weight.ndim > 2 and weight.shape[0] == weight.shape[1]
-    if out_axis not in ((0, 1) if unclear else (None, 0, 1)):
-        raise ValueError(
-            f"out_axis: got {out_axis} for a weight of shape {weight.shape}, expected 0 for a convolution, "
-            "1 for a transposed one"
-        )
+    check_out_axis(out_axis, weight)
     axis = out_axis or 0
     check_shape(weight.shape[axis : axis + 1], mean=mean, var=var, gamma=gamma, beta=beta)
     if bias is None:

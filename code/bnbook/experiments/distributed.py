@@ -44,28 +44,13 @@ def device_batches(
 ) -> NDArray[np.int64]:
     """Indices of the examples that each of K devices trains on, in every step.
 
-    Parameters
-    ----------
-    y : ndarray of shape (M,)
-        Classes of the training examples.
-    K : int
-        Number of devices.
-    N : int
-        Examples of a step, a multiple of K.
-    steps : int
-    seed : int
-    skewed : bool
-        Whether each device keeps its own share of the examples, sorted by class. Otherwise each mini-batch is
-        drawn from all examples and dealt out.
+    The examples have the classes `y`. The N of a step, a multiple of K, are drawn from all examples and dealt
+    out; if `skewed`, each device keeps its own share of the examples, sorted by class. The result has shape
+    (steps, K, N / K).
 
-    Returns
-    -------
-    ndarray of shape (steps, K, N / K)
-
-    Raises
-    ------
-    ValueError
-        If K does not divide N.
+    >>> device_batches(np.array([0, 1, 0, 1]), K=2, N=2, steps=2, seed=0, skewed=True)[:, 0] % 2
+    array([[0],
+           [0]])
     """
     if N % K:
         raise ValueError(f"N: got {N}, allowed are multiples of K = {K}")
@@ -200,27 +185,9 @@ def launch(
 ) -> subprocess.CompletedProcess[str]:
     """Start this script in several processes of this machine, with torchrun, and wait.
 
-    The processes talk through the loopback interface, on a port that is free.
-
-    Parameters
-    ----------
-    *arguments : str
-        Of the script.
-    processes : int
-    limit : float
-        Seconds after which the processes are ended, and ``subprocess.TimeoutExpired`` is raised.
-    check : bool
-        Whether a failure is an error here.
-
-    Returns
-    -------
-    subprocess.CompletedProcess
-        With exit code, standard output and standard error.
-
-    Raises
-    ------
-    RuntimeError
-        If `check` is set and the exit code is not 0, with the end of the standard error.
+    The processes talk through the loopback interface, on a port that is free. After `limit` seconds they are
+    ended, and ``subprocess.TimeoutExpired`` is raised. With `check` a failure is a ``RuntimeError``, with the
+    end of what they wrote to the standard error.
     """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command = [

@@ -29,7 +29,6 @@ from bnbook.layers._weights import (
     WSLinear,
     clip_adaptively,
     clipped_gradient,
-    row_lengths,
     scaled_standardized,
     standardized,
 )
@@ -63,7 +62,6 @@ __all__ = [
     "normalize_backward",
     "normalize_by",
     "pool",
-    "row_lengths",
     "scaled_standardized",
     "set_size",
     "standardized",

@@ -34,24 +34,10 @@ class BatchNorm(_BatchNorm):
     :func:`let_values_diverge`. ``nn.SyncBatchNorm.convert_sync_batchnorm`` takes every relative of batch norm
     for plain batch norm; :func:`bnbook.distributed.convert` does not.
 
-    Parameters
-    ----------
-    num_features : int
-        Number of channels C.
-    eps : float
-        Added to the variance, under the root.
-    momentum : float or None
-        Weight of the **new** value in the running statistics; None gives each batch the same weight.
-    affine, track_running_stats, **settings
-        As in PyTorch, with ``device`` and ``dtype``.
+    Arguments are PyTorch's, with ``device`` and ``dtype``. `momentum` is the weight of the **new** value in the
+    running statistics; None gives each batch the same weight. The attribute `has_variance` says whether the
+    running statistics hold a variance.
 
-    Attributes
-    ----------
-    has_variance : bool
-        Whether the running statistics hold a variance.
-
-    Examples
-    --------
     >>> layer = BatchNorm(1, affine=False, momentum=0.5)
     >>> layer(torch.tensor([[2.0], [6.0]])).tolist()
     [[-0.999998..., [0.999998...]

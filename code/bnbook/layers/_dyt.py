@@ -18,20 +18,9 @@ class DyT(nn.Module):
     It has no statistics: an element sees neither its neighbours nor its batch. As in the paper alpha is
     one number for the layer, and there is one gamma and one beta for each channel.
 
-    Parameters
-    ----------
-    normalized_shape : int or tuple of int
-        Number of channels, or the shape of the trailing axes.
-    alpha0 : float
-        First value of alpha.
-    channels_last : bool
-        True: gamma and beta belong to the trailing axes, (*leading, *normalized_shape), as in
-        :class:`LayerNorm`. False: to axis 1 of (N, C) or (N, C, *spatial), as in :class:`BatchNorm`.
-    device, dtype
-        Of the parameters, as in PyTorch.
+    With `channels_last` gamma and beta belong to the trailing axes, (*leading, *normalized_shape), as in
+    :class:`LayerNorm`; without it to axis 1 of (N, C) or (N, C, *spatial), as in :class:`BatchNorm`.
 
-    Examples
-    --------
     >>> with torch.no_grad():
     ...     DyT(2)(torch.tensor([[0.0, 1e9]]))
     tensor([[0., 1.]])

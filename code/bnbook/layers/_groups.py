@@ -1,4 +1,4 @@
-"""Norms whose statistics belong to one example."""
+"""Norms whose statistics belong to one example. Arguments are PyTorch's, with ``device`` and ``dtype``."""
 
 from __future__ import annotations
 
@@ -25,17 +25,6 @@ from bnbook.layers._normalize import in_float32, normalize
 class GroupNorm(nn.GroupNorm):
     """Group norm for (N, C) and (N, C, *spatial), as ``nn.GroupNorm`` ([wu2018]_, equation 7).
 
-    Parameters
-    ----------
-    num_groups : int
-        G, a divisor of `num_channels`.
-    num_channels : int
-        C.
-    eps, affine, **settings
-        As in PyTorch, with ``device`` and ``dtype``.
-
-    Examples
-    --------
     A group for each channel is instance norm:
 
     >>> x = torch.randn(2, 6, 4, 4)
@@ -100,15 +89,6 @@ class InstanceNorm(_InstanceNorm):
 class LayerNorm(nn.LayerNorm):
     """Layer norm over the trailing axes, as ``nn.LayerNorm`` ([ba2016]_, equation 4).
 
-    Parameters
-    ----------
-    normalized_shape : int or tuple of int
-        Shape of the trailing axes that share a mean and a variance.
-    eps, elementwise_affine, **settings
-        As in PyTorch, with ``bias``, ``device`` and ``dtype``.
-
-    Examples
-    --------
     One group over all channels is layer norm, but for the shapes of scale and shift:
 
     >>> x = torch.randn(2, 6, 5)
@@ -139,19 +119,9 @@ class LayerNorm(nn.LayerNorm):
 class RMSNorm(nn.RMSNorm):
     """RMS norm over the trailing axes, as ``nn.RMSNorm`` ([zhang2019]_, equation 4).
 
-    Its gradient is left to autograd: there is no mean, so nothing cancels.
+    Its gradient is left to autograd: there is no mean, so nothing cancels. The default of eps differs from
+    PyTorch's, which is the dtype's machine epsilon.
 
-    Parameters
-    ----------
-    normalized_shape : int or tuple of int
-        Shape of the trailing axes that share a mean square.
-    eps : float
-        Added to the mean square, under the root. (PyTorch's default is the dtype's machine epsilon.)
-    elementwise_affine, **settings
-        As in PyTorch, with ``device`` and ``dtype``.
-
-    Examples
-    --------
     >>> RMSNorm(2, eps=0)(torch.tensor([[1.0, 7.0]]))
     tensor([[0.2000, 1.4000]], grad_fn=<MulBackward0>)
     """

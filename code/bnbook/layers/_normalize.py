@@ -20,13 +20,17 @@ from bnbook.layers._checks import check_spread
 Layer = TypeVar("Layer")
 
 
+def widened(x: Tensor) -> Tensor:
+    """The values in float32 if they come in half precision, or else as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def in_float32(forward: Callable[[Layer, Tensor], Tensor]) -> Callable[[Layer, Tensor], Tensor]:
     """Compute with inputs of half precision in float32, and return the dtype that came: so autocast works."""
 
     @functools.wraps(forward)
     def wide(layer: Layer, x: Tensor) -> Tensor:
-        half = x.dtype in (torch.float16, torch.bfloat16)
-        return forward(layer, x.float()).to(x.dtype) if half else forward(layer, x)
+        return forward(layer, widened(x)).to(x.dtype)
 
     return wide
 
@@ -104,11 +108,21 @@ def normalize_backward(
     inv_std: Tensor,
     num_groups: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`normalize` with respect to x, gamma and beta ([ioffe2015]_, section 3)."""
+    """Gradients of :func:`normalize` with respect to x, gamma and beta ([ioffe2015]_, section 3).
+
+    The mean of each index set comes as first + rest, as :func:`moments` returns it, with inv_std = 1 / sqrt(var
+    + eps).
+
+    >>> x, one = torch.tensor([[[-1.0]], [[1.0]]]), torch.ones(1)
+    >>> normalize_backward(x, x, one, one[None] * 0, one[None] * 0, one[None])
+    (tensor([[[0.]],
+    <BLANKLINE>
+            [[0.]]]), tensor([2.]), tensor([0.]))
+    """
     centred = x - by_channel(first, x)[:, :, None]  # again: cheaper than to keep it in memory
     rest, inv_std = by_channel(rest, x), by_channel(inv_std, x)
     # Sums over the positions of each channel of each example, then over the examples.
-    dy_sum, dy_centred_sum = _sums_with(dy, centred)
+    dy_sum, dy_centred_sum = _sums_over_positions(dy, centred)
     dy_xhat_sum = (dy_centred_sum - rest * dy_sum) * inv_std
     dgamma, dbeta = dy_xhat_sum.sum(0), dy_sum.sum(0)
     # dx = (dxhat - mean of dxhat - xhat * mean of dxhat xhat) / std, dxhat = gamma dy, means over an
@@ -222,7 +236,7 @@ def by_channel(statistic: Tensor, x: Tensor) -> Tensor:
     return statistic.repeat_interleave(x.shape[-2] // statistic.shape[-1], -1)
 
 
-def _sums_with(dy: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
+def _sums_over_positions(dy: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over the positions of dy and of dy * centred: (N, C) each."""
     N, C, S = dy.shape
     if torch.is_grad_enabled() or N * C == 0 or S < 64 or dy.device.type != "cpu":

@@ -1,6 +1,7 @@
 """Relatives of batch norm: over parts of the batch, renormalized, noisy, and with another scale.
 
-Each has the running statistics and the ``state_dict`` of :class:`BatchNorm`, and takes its further arguments.
+Each has the running statistics and the ``state_dict`` of :class:`BatchNorm`, and takes its arguments from eps
+on behind its own.
 """
 
 from __future__ import annotations
@@ -25,17 +26,8 @@ class GhostBatchNorm(BatchNorm):
     one step. (The paper's moving average takes a step for each ghost, in their order.) Evaluation is
     that of :class:`BatchNorm`; without running statistics the whole batch is then normalized at once.
 
-    Parameters
-    ----------
-    num_features : int
-    ghost_size : int
-        Number of examples of a ghost. In training it has to divide the batch: a smaller last ghost would
-        have noisier statistics than the others.
-    *batch_norm, **settings
-        As in :class:`BatchNorm`, from eps on.
+    In training `ghost_size` has to divide the batch: a smaller last ghost would have noisier statistics.
 
-    Examples
-    --------
     >>> x = torch.randn(8, 3, 5)
     >>> ghosts = [BatchNorm(3)(x[:4]), BatchNorm(3)(x[4:])]
     >>> torch.testing.assert_close(GhostBatchNorm(3, ghost_size=4)(x), torch.cat(ghosts))
@@ -85,18 +77,9 @@ class BatchRenorm(BatchNorm):
     batch norm. The running statistics are those of :class:`BatchNorm`, an average of unbiased
     variances, so that ``state_dict`` fits PyTorch's; the paper averages sigma_B itself.
 
-    Parameters
-    ----------
-    num_features : int
-    r_max, d_max : float
-        Limit of r, 1 or larger, and of the magnitude of d, 0 or larger; ``math.inf`` for none.
-        Both are plain attributes for a schedule to set: the paper starts at 1 and 0, until the
-        running statistics have settled, and ends at 3 and 5.
-    *batch_norm, **settings
-        As in :class:`BatchNorm`, from eps on.
+    The limits are plain attributes for a schedule to set, ``math.inf`` for none: the paper starts at 1 and 0,
+    until the running statistics have settled, and ends at 3 and 5.
 
-    Examples
-    --------
     >>> layer, x = BatchRenorm(3, r_max=math.inf, d_max=math.inf, momentum=0.0), 2 + torch.randn(8, 3)
     >>> torch.testing.assert_close(layer.train()(x), layer.eval()(x))
     """
@@ -142,14 +125,8 @@ def add_noise(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     batch: each has its own m and s. The paper leaves open whether the 0.1 of N(sigma, 0.1) is a standard
     deviation or a variance; here it is the standard deviation. The noise is a constant to the gradient.
 
-    Parameters
-    ----------
-    x : Tensor of shape (N, C) or (N, C, *spatial)
-    generator : torch.Generator or None
-        Where the random numbers come from, on the device of `x`; None is PyTorch's global one.
+    A `generator` is one on the device of `x`; None is PyTorch's global one.
 
-    Examples
-    --------
     >>> y = add_noise(torch.zeros(5, 3), torch.Generator().manual_seed(0))
     >>> bool((y.abs() < 0.6).all())
     True
@@ -174,17 +151,8 @@ class NoisyBatchNorm(BatchNorm):
     The noise comes after gamma and beta, which thus cannot take it out, and it is no part of the
     running statistics. In evaluation this is :class:`BatchNorm`.
 
-    Parameters
-    ----------
-    num_features : int
-    *batch_norm, **settings
-        As in :class:`BatchNorm`, from eps on.
-    generator : torch.Generator or None
-        Source of the noise, also an attribute; None is PyTorch's global one. A copy of the layer has
-        a generator of its own, in the same state.
+    The `generator` is also an attribute. A copy of the layer has one of its own, in the same state.
 
-    Examples
-    --------
     >>> layer = NoisyBatchNorm(3, generator=torch.Generator().manual_seed(0))
     >>> layer(torch.randn(4, 3)).shape
     torch.Size([4, 3])
@@ -237,18 +205,8 @@ def lp_scale(centred: Tensor, p: float) -> Tensor:
     For p = 1 the mean absolute deviation, for p = 2 the (biased) standard deviation. Never smaller for
     a larger p.
 
-    Parameters
-    ----------
-    centred : Tensor of shape (N, C, S)
-        Deviations from the mean of their channel.
-    p : {1, 2, math.inf}
+    The deviations have shape (N, C, S), the result has shape (C,), and p is 1, 2 or ``math.inf``.
 
-    Returns
-    -------
-    Tensor of shape (C,)
-
-    Examples
-    --------
     >>> d = torch.tensor([-3.0, -1.0, 1.0, 3.0])[:, None, None]
     >>> [lp_scale(d, p).item() for p in (1, 2, math.inf)]
     [2.0, 2.2360..., 3.0]
@@ -281,15 +239,6 @@ class LpBatchNorm(BatchNorm):
     small by that factor, whatever p. The largest deviation grows with the batch; for p = infinity evaluation
     therefore fits the batch size of training.
 
-    Parameters
-    ----------
-    num_features : int
-    p : {1, 2, math.inf}
-    *batch_norm, **settings
-        As in :class:`BatchNorm`, from eps on; eps is added to s_p^2.
-
-    Examples
-    --------
     >>> x = torch.tensor([[-3.0], [-1.0], [1.0], [3.0]])
     >>> LpBatchNorm(1, math.inf, eps=0.0, affine=False)(x)
     tensor([[-1.0000],

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bnbook._checks import check_not_negative, check_positive
 from bnbook.layers._checks import check_filters
-from bnbook.layers._normalize import normalize
+from bnbook.layers._normalize import normalize, widened
 
 EPS = 1e-10
 """Default of eps for weights. Next to the variance of a filter, 2 / fan_in after He's initialization, the
@@ -36,22 +36,14 @@ def standardized(weight: Tensor, eps: float = EPS) -> Tensor:
     This is :func:`normalize` with a filter in the place of an example: [qiao2019]_, section 3. A filter of
     equal weights becomes zero.
 
-    Parameters
-    ----------
-    weight : Tensor of shape (C_out, C_in) or (C_out, C_in, *kernel)
-    eps : float
-
-    Examples
-    --------
     >>> standardized(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
     tensor([[-1.0000,  1.0000],
             [ 0.0000,  0.0000]])
     """
     check_filters(weight)
     check_not_negative(eps=eps)
-    rows = weight.reshape(weight.shape[0], 1, -1)
-    wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-    unit = normalize(wide, wide.new_ones(1), wide.new_zeros(1), eps, num_groups=1)[0]
+    rows = widened(weight.reshape(weight.shape[0], 1, -1))
+    unit = normalize(rows, rows.new_ones(1), rows.new_zeros(1), eps, num_groups=1)[0]
     return unit.to(weight.dtype).view(weight.shape)
 
 
@@ -61,15 +53,8 @@ def scaled_standardized(weight: Tensor, gain: float | Tensor = 1.0, eps: float =
     With inputs of variance 1 / gain^2 that are not correlated and share one mean, the outputs have mean 0 and
     variance 1.
 
-    Parameters
-    ----------
-    weight : Tensor of shape (C_out, C_in) or (C_out, C_in, *kernel)
-    gain : float or Tensor of shape (C_out,)
-        Length of each filter afterwards (for eps = 0).
-    eps : float
+    The gain, one number or one for each filter, is the length of a filter afterwards (for eps = 0).
 
-    Examples
-    --------
     >>> lengths = scaled_standardized(torch.randn(2, 50), gain=3.0).norm(dim=1)
     >>> torch.testing.assert_close(lengths, torch.tensor([3.0, 3.0]))
     """
@@ -87,17 +72,8 @@ def clip_adaptively(weight: Tensor, clipping: float, eps: float = 1e-3) -> Tenso
     no unit by more than the rate times `clipping` times its own length. As a part of the network, not of the
     optimizer, it works with any of them, and under ``torch.func.vmap``. The weight has to be used only once.
 
-    Parameters
-    ----------
-    weight : Tensor of shape (C_out, *rest)
-        One row for each unit.
-    clipping : float
-        Largest ratio of the length of a unit's gradient to that of its weights.
-    eps : float
-        Units that are shorter count as so long, so that weights of zero can move.
+    A weight (C_out, *rest) has a row for each unit; eps lets weights of zero move.
 
-    Examples
-    --------
     >>> w = torch.tensor([[3.0, 4.0]], requires_grad=True)
     >>> (10 * clip_adaptively(w, 0.1)).sum().backward()
     >>> w.grad.norm()
@@ -136,17 +112,13 @@ def clipped_gradient(gradient: Tensor, weight: Tensor, clipping: float, eps: flo
     >>> clipped_gradient(torch.tensor([[30.0, 40.0]]), torch.tensor([[3.0, 4.0]]), 0.1)
     tensor([[0.3000, 0.4000]])
     """
-    allowed = clipping * row_lengths(weight).clamp(min=eps)
+    allowed = clipping * _row_lengths(weight).clamp(min=eps)
     # A gradient of zero is allowed: dividing by at least a tiny number keeps 0 / 0 away.
-    return gradient * (allowed / row_lengths(gradient).clamp(min=1e-30)).clamp(max=1)
+    return gradient * (allowed / _row_lengths(gradient).clamp(min=1e-30)).clamp(max=1)
 
 
-def row_lengths(values: Tensor) -> Tensor:
-    """Length of each row of (C_out, *rest), in a shape that broadcasts against it.
-
-    >>> row_lengths(torch.tensor([[3.0, 4.0]]))
-    tensor([[5.]])
-    """
+def _row_lengths(values: Tensor) -> Tensor:
+    """Length of each row of (C_out, *rest), in a shape that broadcasts against it."""
     return values.square().sum(tuple(range(1, values.ndim)), keepdim=True).sqrt()
 
 
@@ -230,17 +202,9 @@ class _Scaled(_Standardizing):
 class ScaledWSLinear(_Scaled, WSLinear):
     """Linear layer with scaled standardized rows, and a gain to learn for each of them.
 
-    Parameters
-    ----------
-    *args, **settings
-        As for ``nn.Linear``, and ``eps``.
-    gain : float
-        First value of each row's gain; by default that of ReLU.
-    clipping : float, optional
-        If given, the gradient of the weight goes through :func:`clip_adaptively`.
+    Arguments are those of ``nn.Linear``, eps, the first value of the gains, and `clipping`, with which the
+    gradient of the weight goes through :func:`clip_adaptively`.
 
-    Examples
-    --------
     Rectified Gaussians come out with variance 1:
 
     >>> x = torch.relu(torch.randn(5000, 400))
