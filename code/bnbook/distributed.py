@@ -226,8 +226,8 @@ def convert(module: nn.Module, process_group: Group = None) -> nn.Module:
     with those in whose place they come; a layer that is used in several places stays one layer. Other norms
     stay as they are, and so do the relatives of batch norm in :mod:`bnbook.layers`, such as ghosts.
 
-    Another subclass of batch norm is a ``ValueError``, before anything is changed: what it does besides would be
-    lost. The module is changed in place and returned, unless it is itself a batch norm.
+    Another subclass of batch norm is a ``ValueError``, before anything is changed: what it does besides would
+    be lost. The module is changed in place and returned, unless it is itself a batch norm.
 
     >>> convert(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))[1]
     SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)

@@ -110,8 +110,8 @@ def normalize_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`normalize` with respect to x, gamma and beta ([ioffe2015]_, section 3).
 
-    The mean of each index set comes as first + rest, as :func:`moments` returns it, with inv_std = 1 / sqrt(var
-    + eps).
+    The mean of each index set comes as first + rest, as :func:`moments` returns it, with inv_std =
+    1 / sqrt(var + eps).
 
     >>> x, one = torch.tensor([[[-1.0]], [[1.0]]]), torch.ones(1)
     >>> normalize_backward(x, x, one, one[None] * 0, one[None] * 0, one[None])
