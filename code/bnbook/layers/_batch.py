@@ -35,8 +35,8 @@ class BatchNorm(_BatchNorm):
     for plain batch norm; :func:`bnbook.distributed.convert` does not.
 
     Arguments are PyTorch's, with ``device`` and ``dtype``. `momentum` is the weight of the **new** value in
-    the running statistics; None gives each batch the same weight. The attribute `has_variance` says whether the
-    running statistics hold a variance.
+    the running statistics; None gives each batch the same weight. The attribute `has_variance` says whether
+    the running statistics hold a variance.
 
     >>> layer = BatchNorm(1, affine=False, momentum=0.5)
     >>> layer(torch.tensor([[2.0], [6.0]])).tolist()
