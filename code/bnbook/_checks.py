@@ -147,3 +147,13 @@ def check_variance(var: Any, eps: float) -> None:
     if eps == 0 and not var.all():
         zeros = np.count_nonzero(var == 0)
         raise ValueError(f"eps: got 0 where {zeros} of {var.size} variances are 0 too; allowed is eps > 0")
+
+
+def check_out_axis(out_axis: Any, weight: Any) -> None:
+    """An axis of output channels; it has to be named where a kernel does not show it."""
+    unclear = weight.ndim > 2 and weight.shape[0] == weight.shape[1]
+    if out_axis not in ((0, 1) if unclear else (None, 0, 1)):
+        raise ValueError(
+            f"out_axis: got {out_axis} for a weight of shape {weight.shape}, expected 0 for a convolution, "
+            "1 for a transposed one"
+        )

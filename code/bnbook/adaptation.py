@@ -34,8 +34,6 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnbook import layers, lp_norms
-
 __all__ = [
     "Tent",
     "adapted",
@@ -47,7 +45,7 @@ __all__ = [
     "tent",
 ]
 
-NormLayer = _BatchNorm | layers.BatchNorm
+NormLayer = _BatchNorm
 Prior = float | str
 Floats = NDArray[np.float64]
 
@@ -93,7 +91,7 @@ def batch_norms(model: nn.Module) -> dict[str, NormLayer]:
     if not found:
         raise ValueError("model: has no batch normalization layer, at least one is needed to adapt")
     for name, part in found.items():
-        if isinstance(part, lp_norms.LpBatchNorm):
+        if not getattr(part, "has_variance", True):
             raise ValueError(f"model: layer {name} is {part}, which has no variance to adapt")
     return found
 

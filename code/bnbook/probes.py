@@ -31,8 +31,6 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from bnbook.layers import BatchNorm
-
 __all__ = [
     "CovariateShift",
     "Drift",
@@ -730,7 +728,7 @@ def _batch_statistics(model: nn.Module) -> str | None:
     """Name of a layer that normalizes with the statistics of the batch, if there is one."""
     name: str
     for name, layer in model.named_modules():
-        if isinstance(layer, _BatchNorm | BatchNorm) and (layer.training or layer.running_mean is None):
+        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
             return name
     return None
 

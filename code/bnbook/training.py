@@ -26,7 +26,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from tqdm import tqdm
 
 from bnbook.data import Data
-from bnbook.layers import BatchNorm, Noise, NoisyBatchNorm
+from bnbook.layers import Noise, NoisyBatchNorm, let_values_diverge
 from bnbook.sgd import mini_batches
 
 __all__ = ["History", "Runs", "fit", "sweep"]
@@ -62,6 +62,7 @@ class History:
     diverged: int | None
 
 
+@let_values_diverge()  # a loss that is not finite ends a training: a layer's error would come before it
 def fit(
     model: nn.Module,
     data: Data,
@@ -117,7 +118,6 @@ def fit(
     evaluations = _evaluation_steps(steps, evaluate_every)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
     loss_of, series, diverged = np.full(steps, np.nan), [], None
-    _let_statistics_diverge(model)
 
     for step in tqdm(range(steps + 1), disable=None if progress else True, leave=False):
         if step in evaluations:
@@ -361,6 +361,7 @@ def _fit_one(members: list[dict[str, Any]], build: Any, data: Data, **shared: An
     return histories
 
 
+@let_values_diverge()
 def _fit_stack(
     members: list[dict[str, Any]],
     build: Callable[..., nn.Module],
@@ -374,7 +375,6 @@ def _fit_stack(
     """Train members of equal shape as one network with stacked parameters."""
     models = [_build(build, data, member) for member in members]
     skeleton = models[0]
-    _let_statistics_diverge(skeleton)
     stacked, buffers = stack_module_state(models)
     frozen = {name: stacked.pop(name).detach() for name in _frozen(skeleton)}
     shapes = {name: value.shape for name, value in stacked.items()}
@@ -574,13 +574,6 @@ def _collect(axes: dict[str, list[Any]], seeds: list[int], histories: list[Histo
         {name: on_grid([history.series[name] for history in histories]) for name in first.series},
         on_grid([np.nan if history.diverged is None else history.diverged for history in histories]),
     )
-
-
-def _let_statistics_diverge(model: nn.Module) -> None:
-    """A loss that is not finite ends a training; a layer's own error would come before it can be recorded."""
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            module.check_finite = False
 
 
 def _check(data: Data, **numbers: float) -> None:

@@ -45,7 +45,8 @@ class Experiment(Protocol):
 
 def names() -> list[str]:
     """Names of all experiments, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_")
+    found = {module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"}
+    return sorted(found - {"distributed"})  # which has its own script, for several processes
 
 
 def load(name: str) -> Experiment:

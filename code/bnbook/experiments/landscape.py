@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnbook import data, models, probes, training
+from bnbook import data, layers, models, probes, training
 from bnbook.experiments import points
 from bnbook.experiments._vision import batches_of, images_of, seeded
 
@@ -259,6 +259,7 @@ class _Look:
         return found
 
 
+@layers.let_values_diverge()  # a loss that is not finite ends the run below
 def _vgg(
     norm: models.Norm,
     widths: Sequence[int],
@@ -276,7 +277,6 @@ def _vgg(
         part = images_of(images, device)
         classes = int(part[1].max()) + 1
         model = models.vgg(part[0].shape[1:], classes, widths=widths, norm=norm).to(device)
-        training._let_statistics_diverge(model)  # a loss that is not finite ends the run below
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
         for step, (x, y) in enumerate(batches_of(part, batch_size, steps, seed)):
             if step % every == 0:
