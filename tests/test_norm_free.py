@@ -230,11 +230,11 @@ def test_wrong_arguments_are_refused_by_name():
         clip_adaptively(draw(3), 0.1)
     with pytest.raises(ValueError, match="weight: got 1 weight per filter"):
         scaled_standardized(draw(3, 1))
-    with pytest.raises(ValueError, match="index: got -1, expected 0 or more"):
+    with pytest.raises(ValueError, match="index: got -1, expected a whole number, 0 or more"):
         NormFreeBlock(4, -1)
-    with pytest.raises(ValueError, match="branches: got 0, at least 1 is needed"):
+    with pytest.raises(ValueError, match="branches: got 0, expected a whole number, 1 or more"):
         FixupBlock(4, 0)
-    with pytest.raises(ValueError, match="layers: got 1, at least 2 are needed"):
+    with pytest.raises(ValueError, match="layers: got 1, expected a whole number, 2 or more"):
         FixupBlock(4, 2, layers=1)
 
 

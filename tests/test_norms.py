@@ -129,14 +129,14 @@ def test_gradients_equal_finite_differences_to_1e_9(case, eps):
             assert abs(row[0] - gradient[index]) <= 1e-9 * np.abs(gradient).max()
 
 
-def test_cache_holds_xhat_by_group_and_one_inv_std_for_each():
+def test_cache_holds_x_hat_by_group_and_one_inv_std_for_each():
     x = normal(3, 4, 5)
     _, cache = norms.group_norm(x, 2, np.full(4, 7.0), np.ones(4), eps=0.25)
     rows = x.reshape(3, 2, 2, 5)
     var = np.array([[np.var(g) for g in example] for example in rows])
     assert_close(cache.inv_std, (1 / np.sqrt(var + 0.25)).reshape(3, 2, 1, 1))
-    assert_close(cache.xhat.mean((2, 3)) + 1, np.ones((3, 2)))
-    assert_close((cache.xhat**2).mean((2, 3)), var / (var + 0.25))
+    assert_close(cache.x_hat.mean((2, 3)) + 1, np.ones((3, 2)))
+    assert_close((cache.x_hat**2).mean((2, 3)), var / (var + 0.25))
 
 
 def test_moments_are_the_mean_the_biased_variance_and_what_is_left():
@@ -293,15 +293,15 @@ def test_shift_and_scale_of_the_input_leave_the_output_alone(case, seed, shift, 
 
 
 @given(st.sampled_from(SMALL), seeds, st.booleans())
-def test_gradient_is_orthogonal_to_one_and_at_eps_0_to_xhat(case, seed, eps_is_zero):
+def test_gradient_is_orthogonal_to_one_and_at_eps_0_to_x_hat(case, seed, eps_is_zero):
     *inputs, dy = case.arrays(f64, seed)
     _, cache = case.forward(*inputs, 0.0 if eps_is_zero else 0.1)
-    dx = case.backward(dy, cache)[0].reshape(cache.xhat.shape)
-    rounding = 64 * np.finfo(f64).eps * cache.xhat.size * np.abs(dx).max()
+    dx = case.backward(dy, cache)[0].reshape(cache.x_hat.shape)
+    rounding = 64 * np.finfo(f64).eps * cache.x_hat.size * np.abs(dx).max()
     if "rms" not in case.name:
         assert np.abs(dx.sum(cache.axes)).max() <= rounding
-    along_xhat = np.abs((dx * cache.xhat).sum(cache.axes)).max()
-    assert along_xhat <= rounding if eps_is_zero else along_xhat > rounding
+    along_x_hat = np.abs((dx * cache.x_hat).sum(cache.axes)).max()
+    assert along_x_hat <= rounding if eps_is_zero else along_x_hat > rounding
 
 
 @given(st.integers(2, 6), st.randoms(use_true_random=False), seeds)
@@ -555,7 +555,7 @@ def backward(dy):
         (r"batches: got none, at least one batch is needed", lambda: norms.population_stats([])),
         (r"x: got 3 channels \(shape \(6, 3\)\), expected 4", lambda: norms.population_stats([X, X[:, :3]])),
         (r"x: got 3 channels \(shape \(6, 3\)\), expected 4", lambda: norms.RunningStats(4).update(X[:, :3])),
-        (r"num_features: got 0, at least 1 is needed", lambda: norms.RunningStats(0)),
+        (r"num_features: got 0, expected a whole number, 1 or more", lambda: norms.RunningStats(0)),
         (r"momentum: got 1.1, allowed are None and numbers from 0 to 1", lambda: norms.RunningStats(4, 1.1)),
         (r"momentum: got -0.1, allowed are None and", lambda: norms.RunningStats(4, -0.1)),
         (r"momentum: got nan, allowed are None and", lambda: norms.RunningStats(4, np.nan)),

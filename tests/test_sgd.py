@@ -85,6 +85,24 @@ def test_a_shuffle_puts_every_example_everywhere_equally_often():
     assert min(counts) > 880  # 1000 +- 29
 
 
+@given(sizes(), seeds)
+def test_endless_batches_are_those_of_one_shuffled_epoch_after_another(size, seed):
+    M, N = size
+    rng = np.random.default_rng(seed)
+    expected = [B for _ in range(3) for B in sgd.mini_batches(M, N, rng, drop_last=True)]
+    for start in (seed, np.random.default_rng(seed)):
+        np.testing.assert_array_equal(
+            list(itertools.islice(sgd.endless(M, N, start), len(expected))), expected
+        )
+
+
+def test_two_endless_streams_of_one_generator_share_its_draws():
+    shared, rng = np.random.default_rng(3), np.random.default_rng(3)
+    first, second = sgd.endless(9, 9, shared), sgd.endless(9, 9, shared)
+    for stream in (first, second, first):
+        np.testing.assert_array_equal(next(stream), sgd.mini_batches(9, 9, rng)[0])
+
+
 @given(sizes(), st.integers(0, 5), st.booleans())
 def test_iterations_count_the_batches_of_all_epochs(size, epochs, drop_last):
     M, N = size
@@ -310,12 +328,15 @@ rng = np.random.default_rng(0)
 v = np.zeros(2)
 nan = np.array([0.0, np.nan])
 BAD = {
-    "M 0": (lambda: sgd.mini_batches(0, 1, rng), "M: got 0, allowed is 1 or more"),
+    "M 0": (lambda: sgd.mini_batches(0, 1, rng), "M: got 0, expected a whole number, 1 or more"),
     "M float": (lambda: sgd.mini_batches(10.0, 1, rng), "M: got 10.0, expected a whole number"),
-    "N 0": (lambda: sgd.mini_batches(10, 0, rng), "N: got 0, allowed is 1 to 10"),
-    "N > M": (lambda: sgd.mini_batches(10, 11, rng), "N: got 11, allowed is 1 to 10"),
-    "N of a count": (lambda: sgd.num_iterations(10, 11, 1), "N: got 11, allowed is 1 to 10"),
-    "epochs": (lambda: sgd.num_iterations(10, 5, -1), "epochs: got -1, allowed is 0 or more"),
+    "N 0": (lambda: sgd.mini_batches(10, 0, rng), "N: got 0, expected a whole number from 1 to 10"),
+    "N > M": (lambda: sgd.mini_batches(10, 11, rng), "N: got 11, expected a whole number from 1 to 10"),
+    "N of a count": (
+        lambda: sgd.num_iterations(10, 11, 1),
+        "N: got 11, expected a whole number from 1 to 10",
+    ),
+    "epochs": (lambda: sgd.num_iterations(10, 5, -1), "epochs: got -1, expected a whole number, 0 or more"),
     "epochs half": (lambda: sgd.num_iterations(10, 5, 0.5), "epochs: got 0.5, expected a whole number"),
     "lr negative": (lambda: sgd.step(v, v, v, -0.1), "lr: got -0.1, expected a finite number, 0 or larger"),
     "lr infinite": (lambda: sgd.momentum(v, v, v, np.inf), "lr: got inf, expected a finite number"),
@@ -330,7 +351,7 @@ BAD = {
     ),
     "eps": (
         lambda: sgd.adagrad(v, v, v, 0.1, eps=0.0),
-        "eps: got 0.0, expected a finite number larger than 0",
+        "eps: got 0.0, expected a finite number above 0",
     ),
     "eps infinite": (lambda: sgd.adagrad(v, v, v, 0.1, eps=np.inf), "eps: got inf, expected a finite number"),
     "squares": (lambda: sgd.adagrad(v, v, v - 1, 0.1), "squares: got -1, a sum of squares is 0 or larger"),
@@ -356,14 +377,23 @@ BAD = {
         lambda: sgd.adagrad(v, v, np.zeros(3), 0.1),
         "squares: got shape (3,), expected that of theta",
     ),
-    "steps": (lambda: sgd.descend(sgd.step, np.sin, v, -1, lr=0.1), "steps: got -1, allowed is 0 or more"),
+    "steps": (
+        lambda: sgd.descend(sgd.step, np.sin, v, -1, lr=0.1),
+        "steps: got -1, expected a whole number, 0 or more",
+    ),
     "diverged": (
         lambda: sgd.descend(sgd.step, lambda w: 1e200 * w**3, v + 1e10, 3, lr=1.0),
         "grad: got NaN or infinity in 2 of 2 values, all must be finite",
     ),
-    "factor": (lambda: sgd.variance_factor(3, 2, True), "N: got 3, allowed is 1 to 2"),
-    "draws": (lambda: sgd.draw_counts(3, 2, 0, rng, True), "draws: got 0, allowed is 1 or more"),
-    "counts N": (lambda: sgd.draw_counts(3, 4, 1, rng, True), "N: got 4, allowed is 1 to 3"),
+    "factor": (lambda: sgd.variance_factor(3, 2, True), "N: got 3, expected a whole number from 1 to 2"),
+    "draws": (
+        lambda: sgd.draw_counts(3, 2, 0, rng, True),
+        "draws: got 0, expected a whole number, 1 or more",
+    ),
+    "counts N": (
+        lambda: sgd.draw_counts(3, 4, 1, rng, True),
+        "N: got 4, expected a whole number from 1 to 3",
+    ),
     "G flat": (lambda: sgd.inner_products(v), "G: got shape (2,), expected (M, P) with at least one example"),
     "G empty": (
         lambda: sgd.inner_products(np.zeros((0, 3))),
@@ -377,6 +407,13 @@ BAD = {
         lambda: sgd.inner_products(nan[None]),
         "G: got NaN or infinity in 1 of 2 values, all must be finite",
     ),
+    "K nan": (
+        lambda: sgd.batch_noise(np.full((2, 2), np.nan), 1, 1, rng, True),
+        "K: got NaN or infinity in 4",
+    ),
+    "endless": (lambda: next(sgd.endless(3, 4, 0)), "N: got 4, expected a whole number from 1 to 3"),
+    "theta list": (lambda: sgd.step([0.0], v, v, 0.1), "theta: got list, expected a NumPy array"),
+    "M text": (lambda: sgd.mini_batches("10", 1, rng), "M: got '10', expected a whole number, 1 or more"),
     "K": (lambda: sgd.batch_noise(np.zeros((2, 3)), 1, 1, rng, True), "K: got shape (2, 3), expected (M, M)"),
     "K flat": (lambda: sgd.batch_noise(v, 1, 1, rng, True), "K: got shape (2,), expected (M, M)"),
 }

@@ -68,16 +68,83 @@ def test_a_column_without_a_name_is_refused(shown):
         show.show_table(["", "error"], [])
 
 
+def code_of(text):
+    """The program in a listing."""
+    return re.fullmatch(r"```python\n(.*)\n```(?:\n\n\*\(argument checks left out\)\*)?", text, re.DOTALL)[1]
+
+
 def test_shown_source_is_the_code_that_runs_without_the_long_docstring(shown):
     show.show_source(norms.batch_norm, norms.RunningStats)
-    function, cls = shown
-    assert function.startswith("```python\ndef batch_norm(")
-    assert "return gamma * xhat + beta" in function
+    function, cls = map(code_of, shown)
+    assert function.startswith("def batch_norm(")
+    assert "return gamma * x_hat + beta" in function
     assert "Parameters" not in function + cls
     assert '"""Batch normalizing transform, in training ([ioffe2015]_, Algorithm 1)."""' in function
     # What is left must still be the same program.
     namespace = dict(vars(norms))
-    exec(function.removeprefix("```python\n").removesuffix("\n```"), namespace)
+    exec(function, namespace)
     x = np.random.default_rng(0).normal(size=(5, 3))
     expected, _ = norms.batch_norm(x, np.ones(3), np.zeros(3))
     np.testing.assert_array_equal(namespace["batch_norm"](x, np.ones(3), np.zeros(3))[0], expected)
+
+
+def checked(self, x, axes):
+    """Halve.
+
+    The rest of the docstring.
+    """
+    check_examples(x)  # noqa: F821
+    self.check_width(
+        x,
+        axes,
+    )
+    for axis in axes:
+        if axis > 3:
+            raise ValueError("axes: too large")
+    if x is None:
+        raise TypeError(
+            "x: missing",
+        )
+    if x < 0:
+        x = -x
+        check_examples(x)  # noqa: F821
+    elif x == 7:
+        raise ValueError("x: seven")
+    y = check_something(x)  # noqa: F821
+    raise_to = x.check(y)
+    return raise_to / 2
+
+
+def unchecked(x):
+    """Halve."""
+    return x / 2
+
+
+def test_a_listing_leaves_out_what_only_checks_and_says_so(shown):
+    show.show_source(checked, unchecked)
+    assert shown == [
+        """```python
+def checked(self, x, axes):
+    \"""Halve.\"""
+    if x < 0:
+        x = -x
+    elif x == 7:
+        raise ValueError("x: seven")
+    y = check_something(x)  # noqa: F821
+    raise_to = x.check(y)
+    return raise_to / 2
+```
+
+*(argument checks left out)*""",
+        '```python\ndef unchecked(x):\n    """Halve."""\n    return x / 2\n```',
+    ]
+
+
+def test_batch_norm_is_shown_as_its_five_lines_of_mathematics(shown):
+    show.show_source(norms.batch_norm)
+    assert code_of(shown[0]).splitlines()[2:] == [
+        "    axes = (0, *range(2, x.ndim))",
+        "    x_hat, inv_std = standardize(x, axes, eps)",
+        "    gamma, beta = along_channels(x, gamma, beta)",
+        "    return gamma * x_hat + beta, Cache(x_hat, inv_std, gamma, axes, axes, x.shape)",
+    ]

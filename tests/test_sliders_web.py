@@ -94,9 +94,9 @@ def test_batch_norm_shows_what_the_package_computes(slider):
     ]:
         figure.set(gamma=gamma, beta=beta, eps=eps, scale=scale)
         x = scale * np.array(figure.data["inputs"])[:, None]
-        xhat, _ = norms.batch_norm(x, np.ones(1), np.zeros(1), 10.0**eps)
+        x_hat, _ = norms.batch_norm(x, np.ones(1), np.zeros(1), 10.0**eps)
         y, _ = norms.batch_norm(x, np.array([gamma]), np.array([beta]), 10.0**eps)
-        same(figure.number("std"), xhat.std())
+        same(figure.number("std"), x_hat.std())
         same(figure.number("mean"), y.mean())
         same(figure.number("width"), y.std())
         near = np.abs(sigmoid(y) - 0.5 - y / 4) < 0.1 * np.abs(y / 4)

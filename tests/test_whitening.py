@@ -224,7 +224,7 @@ def test_bad_data_are_refused_by_name(fit, x, message):
             lambda: w.apply(w.fit_centring(cloud()), cloud()[:, :5]),
             "x: got 5 columns, the map was fitted",
         ),
-        (lambda: w.covariance(cloud(), ddof=2), "ddof: got 2, allowed are 0 and 1"),
+        (lambda: w.covariance(cloud(), ddof=2), "ddof: got 2, allowed are 0, 1"),
         (lambda: w.covariance(cloud()[:1], ddof=1), "x: got 1 example, more than ddof = 1 are needed"),
         (lambda: w.fit_zca_whitening(cloud(), eps=-1), "eps: got -1, expected a finite number, 0 or larger"),
         (lambda: w.fit_pca_whitening(cloud(), eps=np.inf), "eps: got inf"),

@@ -15,8 +15,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnbook import layers, lp_norms
+from bnbook._checks import check_choice
 
-__all__ = ["ACTIVATIONS", "NORMS", "Residual", "deep_linear", "lenet", "make_norm", "mlp", "resnet", "vgg"]
+__all__ = [
+    "ACTIVATIONS",
+    "NORMS",
+    "Residual",
+    "deep_linear",
+    "has_bias",
+    "initial_std",
+    "lenet",
+    "make_norm",
+    "mlp",
+    "resnet",
+    "vgg",
+]
 
 Norm = str | tuple[str, float]
 Init = str | float | tuple[str, float]
@@ -47,29 +60,17 @@ NORMS: dict[str, Callable[[int, Any], nn.Module]] = {
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """Make a normalization layer from its name.
+    """Make a normalization layer for so many channels, or units, from its name.
 
-    Parameters
-    ----------
-    norm : str or (str, number)
-        A key of :data:`NORMS`, alone or with its number, such as ``("group", 8)`` for 8 groups,
-        ``("ghost", 16)`` for ghosts of 16 examples, ``("lp", math.inf)`` for the largest deviation, or
-        ``("dyt", 0.2)`` for a dynamic tanh that starts at alpha = 0.2.
-    channels : int
-        Number of channels, or units.
+    The name is a key of :data:`NORMS`, alone or with its number, such as ``("group", 8)`` for 8 groups,
+    ``("ghost", 16)`` for ghosts of 16 examples, ``("lp", math.inf)`` for the largest deviation, or
+    ``("dyt", 0.2)`` for a dynamic tanh that starts at alpha = 0.2.
 
-    Returns
-    -------
-    nn.Module
-
-    Raises
-    ------
-    ValueError
-        For an unknown name, or what the layer rejects.
+    >>> make_norm(("group", 2), 8).num_groups
+    2
     """
     name, number = (norm, None) if isinstance(norm, str) else norm
-    if name not in NORMS:
-        raise ValueError(f"norm: got {norm!r}, allowed are {', '.join(NORMS)}")
+    check_choice(NORMS, norm=name)
     return NORMS[name](channels, number)
 
 
@@ -100,27 +101,24 @@ def mlp(
     activation : str
         A key of :data:`ACTIVATIONS`.
     init : str, float or (str, float)
-        Standard deviation of a weight: ``"he"`` sqrt(2 / fan_in), ``"glorot"`` sqrt(2 / (fan_in + fan_out)),
-        a number g for the gain g / sqrt(fan_in), ``("std", s)`` for s itself.
+        For :func:`initial_std`; biases start at 0.
     placement : {'before', 'after'}
         Whether the norm stands before or after the activation.
     bias : bool, optional
-        Whether the hidden layers have a bias. By default they have one unless a norm follows directly,
-        which would subtract it again ([ioffe2015], section 3.2). (A DyT subtracts nothing.)
+        Whether the hidden layers have a bias; by default as :func:`has_bias` decides.
 
-    Returns
-    -------
-    nn.Sequential
-
-    Raises
-    ------
-    ValueError
-        For an unknown name or a number out of range.
+    Examples
+    --------
+    >>> model = mlp((1, 28, 28), 10, depth=1, width=50, norm="batch")
+    >>> [type(part).__name__ for part in model]
+    ['Flatten', 'Linear', 'BatchNorm', 'ReLU', 'Linear']
+    >>> model[1].bias is None, model[4].bias is None
+    (True, False)
     """
     sizes = [math.prod(in_shape), *[width] * depth]
     parts: list[nn.Module] = [nn.Flatten()] if len(in_shape) > 1 else []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        with_bias = _has_bias(norm, placement) if bias is None else bias
+        with_bias = has_bias(norm, placement) if bias is None else bias
         parts += [nn.Linear(fan_in, fan_out, bias=with_bias), *_block(fan_out, norm, activation, placement)]
     return _initialized(nn.Sequential(*parts, nn.Linear(sizes[-1], classes)), init)
 
@@ -134,21 +132,10 @@ def deep_linear(
     norm: Norm = "none",
     init: Init = 1.0,
 ) -> nn.Sequential:
-    """Deep linear network: as :func:`mlp` without activation ([santurkar2018], section 2.2).
+    """Deep linear network: as :func:`mlp` without activation ([santurkar2018]_, section 2.2).
 
-    Parameters
-    ----------
-    in_shape, classes, depth, width, norm, init
-        As :func:`mlp`.
-
-    Returns
-    -------
-    nn.Sequential
-
-    Raises
-    ------
-    ValueError
-        As :func:`mlp`.
+    >>> [type(part).__name__ for part in deep_linear((64,), 10, depth=2)]
+    ['Linear', 'Linear', 'Linear']
     """
     return mlp(in_shape, classes, depth=depth, width=width, norm=norm, activation="none", init=init)
 
@@ -161,28 +148,18 @@ def lenet(
     activation: str = "sigmoid",
     init: Init = "glorot",
 ) -> nn.Sequential:
-    """LeNet-5 with average pooling (LeCun et al. 1998), with a norm before each activation.
+    """LeNet-5 with average pooling ([lecun1998gradient]_), with a norm before each activation.
 
-    Parameters
-    ----------
-    in_shape : sequence of int
-        (C, H, W); 28 x 28 images are padded to 32 x 32 as in the original.
-    classes, norm, activation, init
-        As :func:`mlp`.
+    `in_shape` is (C, H, W); 28 x 28 images are padded to 32 x 32 as in the original. The rest is as in
+    :func:`mlp`.
 
-    Returns
-    -------
-    nn.Sequential
-
-    Raises
-    ------
-    ValueError
-        As :func:`mlp`, or if `in_shape` is not that of an image.
+    >>> sum(weight.numel() for weight in lenet((1, 28, 28), 10).parameters())
+    61706
     """
     channels, height, width = _image(in_shape)
     # Two halvings, and the second convolution takes 4 off.
     flat = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
-    with_bias = _has_bias(norm, "before")
+    with_bias = has_bias(norm, "before")
     model = nn.Sequential(
         nn.Conv2d(channels, 6, kernel_size=5, padding=2, bias=with_bias),
         *_block(6, norm, activation),
@@ -209,25 +186,13 @@ def vgg(
     activation: str = "relu",
     init: Init = "glorot",
 ) -> nn.Sequential:
-    """Small VGG: 3 x 3 convolutions, pooling where `widths` has a 0, a global mean, a linear layer.
+    """Small VGG ([simonyan2015]_): 3 x 3 convolutions, pooling, a global mean, a linear layer.
 
-    Parameters
-    ----------
-    in_shape : sequence of int
-        (C, H, W).
-    classes, norm, activation, init
-        As :func:`mlp`.
-    widths : sequence of int
-        Channels of each convolution; 0 halves height and width.
+    `in_shape` is (C, H, W), and `widths` has the channels of each convolution; a 0 halves height and width.
+    The rest is as in :func:`mlp`.
 
-    Returns
-    -------
-    nn.Sequential
-
-    Raises
-    ------
-    ValueError
-        As :func:`lenet`.
+    >>> vgg((1, 8, 8), 10, widths=(4, 0, 16))[-1]
+    Linear(in_features=16, out_features=10, bias=True)
     """
     channels, _, _ = _image(in_shape)
     parts: list[nn.Module] = []
@@ -250,27 +215,13 @@ def resnet(
     activation: str = "relu",
     init: Init = "he",
 ) -> nn.Sequential:
-    """Small residual network (He et al. 2016): stages of residual blocks, each stage at half the size.
+    """Small residual network ([he2016]_): stages of residual blocks, each stage at half the size.
 
-    Parameters
-    ----------
-    in_shape : sequence of int
-        (C, H, W).
-    classes, norm, activation, init
-        As :func:`mlp`.
-    widths : sequence of int
-        Channels of each stage.
-    blocks : int
-        Residual blocks in a stage.
+    `in_shape` is (C, H, W), `widths` has the channels of each stage, and each stage has so many `blocks`. The
+    rest is as in :func:`mlp`.
 
-    Returns
-    -------
-    nn.Sequential
-
-    Raises
-    ------
-    ValueError
-        As :func:`lenet`.
+    >>> sum(isinstance(part, Residual) for part in resnet((3, 32, 32), 10, blocks=2))
+    6
     """
     channels, _, _ = _image(in_shape)
     parts: list[nn.Module] = [_conv3(channels, widths[0], norm), *_block(widths[0], norm, activation)]
@@ -307,29 +258,56 @@ class Residual(nn.Module):
         return out
 
 
+def has_bias(norm: Norm, placement: str) -> bool:
+    """Only a norm right behind a layer makes its bias redundant; a DyT is none: it subtracts no mean.
+
+    The norm would subtract the bias again ([ioffe2015]_, section 3.2).
+
+    >>> has_bias("none", "before"), has_bias("batch", "before"), has_bias("batch", "after")
+    (True, False, True)
+    """
+    name = norm if isinstance(norm, str) else norm[0]
+    return name in ("none", "dyt") or placement == "after"
+
+
+def initial_std(init: Init, weight: Tensor) -> float:
+    """Standard deviation of the first weights of a linear layer or a convolution.
+
+    ``"he"`` is sqrt(2 / fan_in) ([he2015]_), ``"glorot"`` sqrt(2 / (fan_in + fan_out)) ([glorot2010]_), a
+    number g the gain in g / sqrt(fan_in), and ``("std", s)`` is s itself.
+
+    >>> weight = nn.Linear(in_features=8, out_features=24).weight
+    >>> initial_std("he", weight), initial_std("glorot", weight), initial_std(("std", 0.1), weight)
+    (0.5, 0.25, 0.1)
+    """
+    fan_in, fan_out = weight[0].numel(), weight.numel() // weight.shape[1]
+    match init:
+        case "he":
+            return math.sqrt(2 / fan_in)
+        case "glorot":
+            return math.sqrt(2 / (fan_in + fan_out))
+        case int() | float() if 0 <= init < math.inf:
+            return init / math.sqrt(fan_in)
+        case ("std", std) if 0 <= std < math.inf:
+            return std
+    raise ValueError(f"init: got {init!r}, allowed are 'he', 'glorot', a gain of 0 or more, ('std', number)")
+
+
 # --------------------------------------------------------------------------- small shared parts
 
 
 def _block(channels: int, norm: Norm, activation: str, placement: str = "before") -> list[nn.Module]:
     """The norm and the activation of one layer, in their order; without a norm the activation alone."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: got {activation!r}, allowed are {', '.join(ACTIVATIONS)}")
-    if placement not in ("before", "after"):
-        raise ValueError(f"placement: got {placement!r}, allowed are before, after")
+    check_choice(ACTIVATIONS, activation=activation)
+    check_choice(("before", "after"), placement=placement)
     parts = [make_norm(norm, channels), ACTIVATIONS[activation]()]
     if placement == "after":
         parts.reverse()
     return [part for part in parts if not isinstance(part, nn.Identity)]
 
 
-def _has_bias(norm: Norm, placement: str) -> bool:
-    """Only a norm right behind a layer makes its bias redundant; a DyT is none: it subtracts no mean."""
-    name = norm if isinstance(norm, str) else norm[0]
-    return name in ("none", "dyt") or placement == "after"
-
-
 def _conv3(channels: int, width: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
-    bias = _has_bias(norm, "before")
+    bias = has_bias(norm, "before")
     return nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=bias)
 
 
@@ -348,20 +326,7 @@ def _initialized(model: nn.Sequential, init: Init) -> nn.Sequential:
     """Draw all weights of linear and convolution layers; biases become 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.normal_(module.weight, std=_std(init, module.weight))
+            nn.init.normal_(module.weight, std=initial_std(init, module.weight))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return model
-
-
-def _std(init: Init, weight: Tensor) -> float:
-    fan_in, fan_out = weight[0].numel(), weight.numel() // weight.shape[1]
-    if init == "he":
-        return math.sqrt(2 / fan_in)
-    if init == "glorot":
-        return math.sqrt(2 / (fan_in + fan_out))
-    if isinstance(init, int | float) and 0 <= init < math.inf:
-        return init / math.sqrt(fan_in)
-    if isinstance(init, tuple) and init[0] == "std" and 0 <= init[1] < math.inf:
-        return init[1]
-    raise ValueError(f"init: got {init!r}, allowed are 'he', 'glorot', a gain of 0 or more, ('std', number)")

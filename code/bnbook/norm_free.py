@@ -4,22 +4,15 @@ A residual network with batch normalization adds a branch of variance one to a s
 block is nearly the identity. The layers here reach that, each by another means, from the weights and from
 constants; no statistic of a batch or of an example is taken.
 
-* :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]).
-* :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]).
+* :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]_).
+* :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]_).
 * :class:`NormFreeBlock` divides the branch's input by the standard deviation that it should have, and adds
-  a fixed share of its output ([brock2021signal]); its layers are :class:`ScaledWSLinear`.
-* :func:`clip_adaptively` limits the gradient of each unit relative to its weights ([brock2021]).
+  a fixed share of its output ([brock2021signal]_); its layers are :class:`ScaledWSLinear`.
+* :func:`clip_adaptively` limits the gradient of each unit relative to its weights ([brock2021]_).
 
-The blocks read rows of features. Their activation is ReLU, and stands before each linear layer.
-
-.. [brock2021] A. Brock, S. De, S. L. Smith, K. Simonyan. High-Performance Large-Scale Image Recognition
-   Without Normalization. arXiv:2102.06171.
-.. [brock2021signal] A. Brock, S. De, S. L. Smith. Characterizing Signal Propagation to Close the Performance
-   Gap in Unnormalized ResNets. arXiv:2101.08692.
-.. [de2020] S. De, S. L. Smith. Batch Normalization Biases Residual Blocks Towards the Identity Function in
-   Deep Networks. arXiv:2002.10444.
-.. [zhang2019fixup] H. Zhang, Y. N. Dauphin, T. Ma. Fixup Initialization: Residual Learning Without
-   Normalization. arXiv:1901.09321.
+The blocks map rows of features (N, width) to (N, width). Their activation is ReLU, and stands before each
+linear layer. Everywhere `scale` is a factor of He's first weights, and `clipping` is for
+:func:`clip_adaptively`; None clips nothing.
 """
 
 from __future__ import annotations
@@ -31,10 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnbook._checks import check_positive, check_whole
 from bnbook.weight_standardization import EPS, standardized
 
 __all__ = [
     "RELU_GAIN",
+    "Clip",
     "ClippedLinear",
     "FixupBlock",
     "NormFreeBlock",
@@ -174,55 +169,43 @@ def _clipped(layer: _ScaledWS | ClippedLinear) -> Tensor:
 def clip_adaptively(weight: Tensor, clipping: float, eps: float = 1e-3) -> Tensor:
     """Return `weight`; on its way back, limit the gradient of each unit relative to its weights.
 
-    Adaptive gradient clipping ([brock2021], equation 3): where the gradient G of a unit with weights w is
-    longer than clipping * max(|w|, eps), it is shortened to that length. A step of SGD then moves
-    no unit by more than the rate times `clipping` times its own length. As a part of the network, not of the
-    optimizer, it works with any of them, and under ``torch.func.vmap``. The weight has to be used only once.
+    Adaptive gradient clipping ([brock2021]_, equation 3): where the gradient G of a unit, a row of the weight
+    (C_out, *rest), is longer than clipping * max(length of the row, eps), it is shortened to that length. A
+    step of SGD then moves no unit by more than the rate times `clipping` times its own length; `eps` lets
+    weights of zero move. As a part of the network, not of the optimizer, it works with any of them, and under
+    ``torch.func.vmap``. The weight has to be used only once.
 
-    Parameters
-    ----------
-    weight : Tensor of shape (C_out, *rest)
-        One row for each unit.
-    clipping : float
-        Largest ratio of the length of a unit's gradient to that of its weights.
-    eps : float
-        Units that are shorter count as so long, so that weights of zero can move.
-
-    Returns
-    -------
-    Tensor
-        `weight`.
-
-    Raises
-    ------
-    ValueError
-        If `clipping` or `eps` is not positive and finite, or `weight` has no units.
+    >>> weight = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    >>> clip_adaptively(weight, clipping=0.1).sum().backward()
+    >>> weight.grad.norm()
+    tensor(0.5000)
     """
-    for name, value in (("clipping", clipping), ("eps", eps)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: got {value}, expected a finite number above 0")
+    check_positive(clipping=clipping, eps=eps)
     if weight.ndim < 2:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (C_out, *rest)")
-    out: Tensor = _Clip.apply(weight, clipping, eps)  # type: ignore[no-untyped-call]
+    out: Tensor = Clip.apply(weight, clipping, eps)  # type: ignore[no-untyped-call]
     return out
 
 
-class _Clip(torch.autograd.Function):
-    """The identity, with another gradient."""
+class Clip(torch.autograd.Function):
+    """The identity, with another gradient: what :func:`clip_adaptively` applies."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(weight: Tensor, clipping: float, eps: float) -> Tensor:
+        """The weight."""
         return weight.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the gradient needs."""
         weight, ctx.clipping, ctx.eps = inputs
         ctx.save_for_backward(weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient, no row longer than allowed."""
         (weight,) = ctx.saved_tensors
         allowed = ctx.clipping * _row_norms(weight).clamp(min=ctx.eps)
         # A gradient of zero is allowed: dividing by at least a tiny number keeps 0 / 0 away.
@@ -241,17 +224,8 @@ def _row_norms(values: Tensor) -> Tensor:
 class ClippedLinear(nn.Linear):
     """Linear layer whose weight has :func:`clip_adaptively` on its way back.
 
-    Parameters
-    ----------
-    *args, **kwargs
-        As for ``nn.Linear``.
-    clipping : float, optional
-        For :func:`clip_adaptively`; None clips nothing.
-
-    Raises
-    ------
-    ValueError
-        From ``forward``: for what :func:`clip_adaptively` rejects.
+    >>> ClippedLinear(2, 3, clipping=0.1)
+    ClippedLinear(in_features=2, out_features=3, bias=True, clipping=0.1)
     """
 
     def __init__(self, *args: Any, clipping: float | None = None, **kwargs: Any) -> None:
@@ -270,22 +244,10 @@ class ClippedLinear(nn.Linear):
 def he_linear(
     fan_in: int, fan_out: int, *, scale: float = 1.0, bias: bool = True, clipping: float | None = None
 ) -> ClippedLinear:
-    """Linear layer with He's weights times `scale`, and biases of zero.
+    """Linear layer with He's weights times `scale`, 0 for a layer of zeros, and biases of zero.
 
-    Parameters
-    ----------
-    fan_in, fan_out : int
-        Number of inputs and outputs.
-    scale : float
-        Factor of He's standard deviation sqrt(2 / fan_in); 0 for a layer of zeros.
-    bias : bool
-        Whether there is a bias.
-    clipping : float, optional
-        For :class:`ClippedLinear`.
-
-    Returns
-    -------
-    ClippedLinear
+    >>> he_linear(2, 1, scale=0).weight.tolist()
+    [[0.0, 0.0]]
     """
     layer = ClippedLinear(fan_in, fan_out, bias=bias, clipping=clipping)
     nn.init.normal_(layer.weight, std=scale * math.sqrt(2 / fan_in))
@@ -295,18 +257,11 @@ def he_linear(
 
 
 class SkipInitBlock(nn.Module):
-    """x + alpha * branch(x), alpha one number to learn that starts at 0 ([de2020]).
+    """x + alpha * branch(x), alpha one number to learn that starts at `alpha0` = 0 ([de2020]_).
 
-    Parameters
-    ----------
-    width : int
-        Number of features.
-    alpha0 : float
-        First value of alpha.
-    scale : float
-        Factor of He's initial weights.
-    clipping : float, optional
-        For :class:`ClippedLinear`.
+    >>> x = torch.tensor([[1.0, 2]])
+    >>> SkipInitBlock(width=2)(x).tolist()
+    [[1.0, 2.0]]
     """
 
     def __init__(
@@ -330,7 +285,7 @@ class SkipInitBlock(nn.Module):
 class FixupBlock(nn.Module):
     """x + multiplier * branch(x), started so that the first step does not depend on the depth.
 
-    The three rules of Fixup ([zhang2019fixup], section 3): the last of the m layers of the branch starts at
+    The three rules of Fixup ([zhang2019fixup]_, section 3): the last of the m layers of the branch starts at
     zero; the others start at He's weights times L^(-1/(2m-2)) for L branches; there is a scalar multiplier
     (from 1), and a scalar bias (from 0) before each layer and each activation.
 
@@ -342,15 +297,14 @@ class FixupBlock(nn.Module):
         L, the number of residual branches in the whole network.
     layers : int
         m, the number of linear layers in the branch, at least 2.
-    scale : float
-        Another factor of the initial weights.
-    clipping : float, optional
-        For :class:`ClippedLinear`.
+    scale, clipping : float, optional
+        As everywhere in this module.
 
-    Raises
-    ------
-    ValueError
-        If `branches` or `layers` is too small.
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 2]])
+    >>> FixupBlock(width=2, branches=100)(x).tolist()
+    [[1.0, 2.0]]
     """
 
     def __init__(
@@ -362,10 +316,8 @@ class FixupBlock(nn.Module):
         clipping: float | None = None,
     ) -> None:
         super().__init__()
-        if branches < 1:
-            raise ValueError(f"branches: got {branches}, at least 1 is needed")
-        if layers < 2:
-            raise ValueError(f"layers: got {layers}, at least 2 are needed: the last one starts at zero")
+        check_whole(1, branches=branches)
+        check_whole(2, layers=layers)  # the last one starts at zero
         small = scale * branches ** (-1 / (2 * layers - 2))
         scales = [small] * (layers - 1) + [0.0]
         self.linears = nn.ModuleList(
@@ -383,12 +335,12 @@ class FixupBlock(nn.Module):
 
 
 class NormFreeBlock(nn.Module):
-    """x + alpha * skip * branch(x / beta), with standardized weights ([brock2021signal]).
+    """x + alpha * skip * branch(x / beta), with standardized weights ([brock2021signal]_).
 
     beta is the standard deviation that x should have here, computed and not measured: the stream starts
     at variance 1 and each block adds alpha^2, so block l = 0, 1, ... has beta = sqrt(1 + l alpha^2).
     The branch, with scaled standardized weights, keeps variance 1. `skip` is a number to learn; from 0 it
-    makes the block start as the identity ([brock2021]).
+    makes the block start as the identity ([brock2021]_).
 
     Parameters
     ----------
@@ -399,14 +351,14 @@ class NormFreeBlock(nn.Module):
     alpha : float
         Fixed share of the branch.
     clipping : float, optional
-        For :class:`ScaledWSLinear`.
+        As everywhere in this module.
     skip0 : float
         First value of `skip`.
 
-    Raises
-    ------
-    ValueError
-        If `index` is negative or `alpha` is not positive and finite.
+    Examples
+    --------
+    >>> NormFreeBlock(width=2, index=3, alpha=1.0).beta
+    tensor(2.)
     """
 
     def __init__(
@@ -418,10 +370,8 @@ class NormFreeBlock(nn.Module):
         skip0: float = 1.0,
     ) -> None:
         super().__init__()
-        if index < 0:
-            raise ValueError(f"index: got {index}, expected 0 or more")
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha: got {alpha}, expected a finite number above 0")
+        check_whole(0, index=index)
+        check_positive(alpha=alpha)
         self.alpha = alpha
         self.beta: Tensor
         # A buffer: stacked blocks of different index share one skeleton.

@@ -4,39 +4,48 @@ One idea carries the module: **a normalizer is an index set**. Each function bel
 chooses the axes that share one mean and one variance; :func:`standardize` and
 :func:`standardize_backward` do the rest, the same for all of them.
 
-==============  ==========================================  =======================
-normalizer      one mean and variance for each              computed over
-==============  ==========================================  =======================
-batch norm      channel c                                   N and all positions
-layer norm      example n                                   the normalized shape
-instance norm   example n and channel c                     all positions
-group norm      example n and group of channels             C / G and all positions
-RMS norm        example n (no mean is subtracted)           the normalized shape
-==============  ==========================================  =======================
+==============  ==========================================  =======================  ==================
+normalizer      one mean and variance for each              computed over            source
+==============  ==========================================  =======================  ==================
+batch norm      channel c                                   N and all positions      [ioffe2015]_
+layer norm      example n                                   the normalized shape     [ba2016]_
+instance norm   example n and channel c                     all positions            [ulyanov2016]_
+group norm      example n and group of channels             C / G and all positions  [wu2018]_
+RMS norm        example n (no mean is subtracted)           the normalized shape     [zhang2019]_
+==============  ==========================================  =======================  ==================
 
-Sources: [ioffe2015]_ for batch norm, [ba2016]_ layer norm, [ulyanov2016]_ instance norm,
-[wu2018]_ group norm, [zhang2019]_ RMS norm.
-
-.. [ioffe2015] S. Ioffe, C. Szegedy. Batch Normalization. arXiv:1502.03167.
-.. [ba2016] J. L. Ba, J. R. Kiros, G. E. Hinton. Layer Normalization. arXiv:1607.06450.
-.. [ulyanov2016] D. Ulyanov, A. Vedaldi, V. Lempitsky. Instance Normalization. arXiv:1607.08022.
-.. [wu2018] Y. Wu, K. He. Group Normalization. arXiv:1803.08494.
-.. [zhang2019] B. Zhang, R. Sennrich. Root Mean Square Layer Normalization. arXiv:1910.07467.
+Inputs are float32 or float64, and outputs have their dtype. Everywhere `eps` is added to the variance, under
+the root, and gamma and beta are scale and shift: of shape (C,), or of the normalized shape.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnbook._checks import (
+    check_batch,
+    check_choice,
+    check_floats,
+    check_not_negative,
+    check_several,
+    check_shape,
+    check_trailing,
+    check_variance,
+    check_whole,
+)
+
 Array = NDArray[np.floating[Any]]
 
 __all__ = [
     "Cache",
     "RunningStats",
+    "affine_backward",
+    "along_channels",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_inference",
@@ -61,21 +70,21 @@ class Cache(NamedTuple):
 
     Attributes
     ----------
-    xhat : ndarray
+    x_hat : ndarray
         Normalized input, in the shape in which it was normalized (group norm: (N, G, C/G, ...)).
     inv_std : ndarray
-        1 / sqrt(var + eps), one value for each index set, of a shape that broadcasts against `xhat`.
+        1 / sqrt(var + eps), one value for each index set, of a shape that broadcasts against `x_hat`.
     gamma : ndarray
         The scale, of a shape that broadcasts against `x`.
     axes : tuple of int
-        The axes of `xhat` that one statistic is computed over.
+        The axes of `x_hat` that one statistic is computed over.
     param_axes : tuple of int
         The axes of `x` along which gamma and beta are shared.
     shape : tuple of int
         The shape of `x`.
     """
 
-    xhat: Array
+    x_hat: Array
     inv_std: Array
     gamma: Array
     axes: tuple[int, ...]
@@ -87,33 +96,17 @@ class Cache(NamedTuple):
 
 
 def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Mean, biased variance and centred input, over `axes`.
+    """Mean, biased variance (it divides by m) and x - mean, over `axes`, which stay with length 1.
 
     The variance has two passes: subtract the mean, then average the squares. The one-pass
     form E[x^2] - E[x]^2 cancels: in float32 with mean 1e6 and unit spread no digit is right.
     The mean is subtracted twice, since the mean of float32 numbers near 1e6 is itself rounded
     by up to 0.03; what the first subtraction leaves is small, so the second removes it to full
-    precision.
+    precision. If a square is larger than the dtype can hold, that is an error.
 
-    Parameters
-    ----------
-    x : ndarray
-        Any shape, float32 or float64.
-    axes : tuple of int
-        The axes to compute over.
-
-    Returns
-    -------
-    mean, var : ndarray
-        Of the shape of `x` with 1 in place of each of `axes`. The unit of `mean` is that of `x`;
-        `var` divides by the number of values m, not m - 1.
-    centred : ndarray
-        x - mean, of the shape of `x`.
-
-    Raises
-    ------
-    ValueError
-        If the squares of `x` are larger than its dtype can hold.
+    >>> mean, var, centred = moments(np.array([1.0, 2, 3, 4]), (0,))
+    >>> print(mean, var, centred)
+    [2.5] [1.25] [-1.5 -0.5  0.5  1.5]
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows here does so in the squares, too
         first = _mean(x, axes)
@@ -127,60 +120,73 @@ def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
 def standardize(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array]:
     """Subtract the mean and divide by sqrt(variance + eps), both over `axes`.
 
-    Parameters
-    ----------
-    x : ndarray
-        Any shape, float32 or float64.
-    axes : tuple of int
-        The index set that shares a mean and a variance.
-    eps : float
-        Added to the variance, under the root.
-
     Returns
     -------
-    xhat : ndarray
+    x_hat : ndarray
         Of the shape of `x`.
     inv_std : ndarray
         1 / sqrt(var + eps), of the shape of `x` with 1 in place of each of `axes`.
 
-    Raises
-    ------
-    ValueError
-        As :func:`moments`; also if `eps` and a variance are both 0.
+    Examples
+    --------
+    Two examples of two channels; each channel is an index set:
+
+    >>> x_hat, inv_std = standardize(np.array([[1.0, 10], [3, 30]]), axes=(0,), eps=0)
+    >>> print(x_hat, inv_std)
+    [[-1. -1.]
+     [ 1.  1.]] [[1.  0.1]]
     """
     _, var, centred = moments(x, axes)
-    _not_both_zero(var, eps)
+    check_variance(var, eps)
     inv_std = 1 / np.sqrt(var + x.dtype.type(eps))
     return centred * inv_std, inv_std
 
 
-def standardize_backward(dxhat: Array, xhat: Array, inv_std: Array, axes: tuple[int, ...]) -> Array:
-    """Gradient of a loss through :func:`standardize`.
+def standardize_backward(dx_hat: Array, x_hat: Array, inv_std: Array, axes: tuple[int, ...]) -> Array:
+    """Gradient of a loss with respect to x, through :func:`standardize`.
 
     The six equations of [ioffe2015]_ (section 3) collapse to
 
-    dx = (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)) / sqrt(var + eps),
+    dx = (dx_hat - mean(dx_hat) - x_hat * mean(dx_hat * x_hat)) / sqrt(var + eps),
 
-    with means over the same `axes`: the parts of the gradient along 1 and along xhat are
+    with means over the same `axes`: the parts of the gradient along 1 and along x_hat are
     taken out, because shifting or scaling the whole index set does not change the output.
 
-    Parameters
-    ----------
-    dxhat, xhat : ndarray
-        Gradient with respect to xhat, and xhat itself; same shape.
-    inv_std : ndarray
-        As :func:`standardize` returned it.
-    axes : tuple of int
-        As given to :func:`standardize`.
-
-    Returns
-    -------
-    ndarray
-        Gradient with respect to x, of the shape of `xhat`.
+    >>> x_hat, inv_std = standardize(np.array([1.0, 2, 6]), axes=(0,), eps=1e-5)
+    >>> dx = standardize_backward(np.array([1.0, 0, 0]), x_hat, inv_std, axes=(0,))
+    >>> bool(abs(dx.sum()) < 1e-12)
+    True
     """
-    along_one = _mean(dxhat, axes)
-    along_xhat = _mean(dxhat * xhat, axes)
-    return (dxhat - along_one - xhat * along_xhat) * inv_std
+    along_one = _mean(dx_hat, axes)
+    along_x_hat = _mean(dx_hat * x_hat, axes)
+    return (dx_hat - along_one - x_hat * along_x_hat) * inv_std
+
+
+def along_channels(x: Array, *parameters: Array) -> list[Array]:
+    """Parameters of shape (C,) in the dtype of `x`, shaped so that they broadcast against it.
+
+    >>> (gamma,) = along_channels(np.zeros((2, 3, 4, 4)), np.ones(3))
+    >>> gamma.shape
+    (1, 3, 1, 1)
+    """
+    return [np.asarray(values, x.dtype).reshape(1, -1, *[1] * (x.ndim - 2)) for values in parameters]
+
+
+def affine_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
+    """Gradients (dx_hat, dgamma, dbeta) through y = gamma * x_hat + beta; dx_hat in the shape of x_hat.
+
+    >>> _, cache = batch_norm(np.array([[1.0], [3]]), np.array([5.0]), np.zeros(1), eps=0)
+    >>> dx_hat, dgamma, dbeta = affine_backward(np.array([[1.0], [2]]), cache)
+    >>> print(dx_hat.ravel(), dgamma, dbeta)
+    [ 5. 10.] [1.] [3.]
+    """
+    if np.shape(dy) != cache.shape:
+        raise ValueError(f"dy: got shape {np.shape(dy)}, expected that of the output, {cache.shape}")
+    if dy.dtype != cache.x_hat.dtype:
+        raise ValueError(f"dy: got dtype {dy.dtype}, expected that of the output, {cache.x_hat.dtype}")
+    dx_hat = (dy * cache.gamma).reshape(cache.x_hat.shape)
+    dgamma = _sum(dy * cache.x_hat.reshape(cache.shape), cache.param_axes)
+    return dx_hat, dgamma, _sum(dy, cache.param_axes)
 
 
 # --------------------------------------------------------------------------- batch norm
@@ -190,16 +196,14 @@ def batch_norm(x: Array, gamma: Array, beta: Array, eps: float = 1e-5) -> tuple[
     """Batch normalizing transform, in training ([ioffe2015]_, Algorithm 1).
 
     Each channel is normalized with its mean and biased variance over the batch and all
-    positions, then scaled by gamma and shifted by beta.
+    positions, then scaled by gamma and shifted by beta. At least two values per channel are
+    needed: one value is its own mean, and y would be beta, whatever x is.
 
     Parameters
     ----------
     x : ndarray of shape (N, C) or (N, C, *spatial)
-        A mini-batch, float32 or float64.
     gamma, beta : ndarray of shape (C,)
-        Scale and shift of each channel.
     eps : float
-        Added to the variance, under the root.
 
     Returns
     -------
@@ -208,43 +212,34 @@ def batch_norm(x: Array, gamma: Array, beta: Array, eps: float = 1e-5) -> tuple[
     cache : Cache
         For :func:`batch_norm_backward`.
 
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, NaN or infinity in `x`, a negative eps, or fewer than two
-        values per channel (one value is its own mean: y would be beta, whatever x is).
+    Examples
+    --------
+    >>> y, cache = batch_norm(np.array([[1.0, 10], [3, 30]]), np.array([1, 2]), np.array([0, 5]), eps=0)
+    >>> y
+    array([[-1.,  3.],
+           [ 1.,  7.]])
     """
-    x = _checked(x, eps, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
+    check_batch(x, eps, gamma=gamma, beta=beta)
     axes = (0, *range(2, x.ndim))
-    _at_least_two(x, axes, "channel")
-    gamma, beta = _per_channel(x, gamma=gamma, beta=beta)
-    xhat, inv_std = standardize(x, axes, eps)
-    return gamma * xhat + beta, Cache(xhat, inv_std, gamma, axes, axes, x.shape)
+    check_several(x, axes, "channel")
+    x_hat, inv_std = standardize(x, axes, eps)
+    gamma, beta = along_channels(x, gamma, beta)
+    return gamma * x_hat + beta, Cache(x_hat, inv_std, gamma, axes, axes, x.shape)
 
 
 def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
-    """Gradients of a loss through :func:`batch_norm` ([ioffe2015]_, section 3).
+    """Gradients (dx, dgamma, dbeta) of a loss through :func:`batch_norm` ([ioffe2015]_, section 3).
 
-    Parameters
-    ----------
-    dy : ndarray
-        Gradient with respect to the output, of its shape.
-    cache : Cache
-        From :func:`batch_norm`.
+    A gradient that is the same for all examples changes beta alone:
 
-    Returns
-    -------
-    dx : ndarray
-        Of the shape of `dy`.
-    dgamma, dbeta : ndarray of shape (C,)
-
-    Raises
-    ------
-    ValueError
-        If `dy` has another shape than the output.
+    >>> x = np.array([[1.0], [2], [6]])
+    >>> _, cache = batch_norm(x, np.ones(1), np.zeros(1))
+    >>> dx, dgamma, dbeta = batch_norm_backward(np.ones_like(x), cache)
+    >>> np.allclose(dx, 0), np.allclose(dgamma, 0), dbeta
+    (True, True, array([3.]))
     """
-    dxhat, dgamma, dbeta = _affine_backward(dy, cache)
-    dx = standardize_backward(dxhat, cache.xhat, cache.inv_std, cache.axes)
+    dx_hat, dgamma, dbeta = affine_backward(dy, cache)
+    dx = standardize_backward(dx_hat, cache.x_hat, cache.inv_std, cache.axes)
     return dx.reshape(cache.shape), dgamma, dbeta
 
 
@@ -254,31 +249,16 @@ def batch_norm_inference(
     """Batch norm with fixed statistics ([ioffe2015]_, Algorithm 2, step 11).
 
     y = gamma / sqrt(var + eps) * (x - mean) + beta, one affine map per channel: the output of
-    an example does not depend on its neighbours in the batch.
+    an example does not depend on its neighbours in the batch. Shapes are those of
+    :func:`batch_norm`, with (C,) for `mean` and `var`; a batch of one is enough.
 
-    Parameters
-    ----------
-    x : ndarray of shape (N, C) or (N, C, *spatial)
-        Any batch size, one included.
-    mean, var, gamma, beta : ndarray of shape (C,)
-        Statistics and parameters of each channel.
-    eps : float
-        Added to the variance, under the root.
-
-    Returns
-    -------
-    ndarray
-        Of the shape and dtype of `x`.
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, NaN or infinity, a negative eps or a negative variance.
+    >>> one = np.ones(1)
+    >>> batch_norm_inference(np.array([[7.0]]), mean=3 * one, var=4 * one, gamma=one, beta=one, eps=0)
+    array([[3.]])
     """
-    x = _checked(x, eps, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
-    mean, var, gamma, beta = _per_channel(x, mean=mean, var=var, gamma=gamma, beta=beta)
-    _non_negative(var)
-    _not_both_zero(var, eps)
+    check_batch(x, eps, mean=mean, var=var, gamma=gamma, beta=beta)
+    mean, var, gamma, beta = along_channels(x, mean, var, gamma, beta)
+    check_variance(var, eps)
     return gamma * ((x - mean) / np.sqrt(var + x.dtype.type(eps))) + beta
 
 
@@ -287,25 +267,15 @@ def population_stats(batches: Iterable[Array]) -> tuple[Array, Array]:
 
     mean = E_B[mu_B] and var = m / (m - 1) * E_B[var_B], where each batch has the same weight:
     what PyTorch's ``momentum=None`` computes. The factor m / (m - 1) undoes the bias of the
-    batch variance; variances are averaged, not standard deviations.
+    batch variance; variances are averaged, not standard deviations. m counts positions too,
+    and may differ between batches.
 
-    Parameters
-    ----------
-    batches : iterable of ndarray of shape (m, C) or (m, C, *spatial)
-        The inputs that the layer saw; m counts positions too, and may differ between batches.
-
-    Returns
-    -------
-    mean, var : ndarray of shape (C,)
-
-    Raises
-    ------
-    ValueError
-        If there is no batch, if two batches differ in C, or for what :func:`batch_norm` rejects.
+    >>> population_stats([np.array([[1.0], [3]]), np.array([[5.0], [7]])])
+    (array([4.]), array([2.]))
     """
     stats: RunningStats | None = None
     for x in batches:
-        x = _checked(x, 0.0, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
+        check_batch(x)
         if stats is None:
             stats = RunningStats(x.shape[1], momentum=None, dtype=x.dtype)
         stats.update(x)
@@ -336,38 +306,33 @@ class RunningStats:
         They begin at 0 and 1.
     num_batches : int
         How many batches were seen.
+
+    Examples
+    --------
+    >>> stats = RunningStats(1, momentum=0.5)
+    >>> stats.update(np.array([[1.0], [3]]))
+    >>> stats.mean, stats.var
+    (array([1.]), array([1.5]))
     """
 
     def __init__(self, num_features: int, momentum: float | None = 0.1, dtype: Any = np.float64) -> None:
-        if num_features < 1:
-            raise ValueError(f"num_features: got {num_features}, at least 1 is needed")
+        check_whole(1, num_features=num_features)
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"momentum: got {momentum}, allowed are None and numbers from 0 to 1")
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype: got {np.dtype(dtype)}, allowed are float32 and float64")
+        check_choice(("float32", "float64"), dtype=str(np.dtype(dtype)))
         self.momentum = momentum
         self.mean: Array = np.zeros(num_features, dtype)
         self.var: Array = np.ones(num_features, dtype)
         self.num_batches = 0
 
     def update(self, x: Array) -> None:
-        """Take the statistics of one batch into the average.
-
-        Parameters
-        ----------
-        x : ndarray of shape (N, C) or (N, C, *spatial)
-
-        Raises
-        ------
-        ValueError
-            For what :func:`batch_norm` rejects, or another number of channels. The average
-            is then left as it was.
-        """
-        x = _checked(x, 0.0, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
+        """Take the statistics of one batch into the average; a batch that is refused leaves it as it was."""
+        check_batch(x)
         if x.shape[1] != len(self.mean):
             raise ValueError(f"x: got {x.shape[1]} channels (shape {x.shape}), expected {len(self.mean)}")
         axes = (0, *range(2, x.ndim))
-        m = _at_least_two(x, axes, "channel")
+        check_several(x, axes, "channel")
+        m = math.prod(x.shape[axis] for axis in axes)
         mean, var, _ = moments(x, axes)
         kept = self.mean.dtype
         with np.errstate(over="ignore"):
@@ -402,29 +367,30 @@ def fold_batch_norm(
     mean, var, gamma, beta : ndarray of shape (C_out,)
         State of the batch norm that follows.
     eps : float
-        As in that batch norm.
 
     Returns
     -------
     weight, bias : ndarray
         Of one layer that computes the same as the two, up to rounding.
 
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, NaN or infinity, a negative eps or a negative variance.
+    Examples
+    --------
+    >>> one = np.ones(1)
+    >>> fold_batch_norm(np.array([[6.0]]), None, mean=one, var=9 * one, gamma=one, beta=one, eps=0)
+    (array([[2.]]), array([0.66666667]))
     """
-    weight = _checked(weight, eps, min_ndim=2, layout="(C_out, C_in, *kernel)", name="weight")
-    channels = weight.shape[0]
-    mean, var, gamma, beta = (
-        _parameter(value, (channels,), weight.dtype, name)
-        for name, value in dict(mean=mean, var=var, gamma=gamma, beta=beta).items()
-    )
-    _non_negative(var)
-    _not_both_zero(var, eps)
-    b = np.zeros_like(mean) if bias is None else _parameter(bias, (channels,), weight.dtype, "bias")
+    check_floats(weight=weight)
+    if weight.ndim < 2:
+        raise ValueError(f"weight: got shape {weight.shape}, expected (C_out, C_in, *kernel)")
+    check_not_negative(eps=eps)
+    check_shape(weight.shape[:1], mean=mean, var=var, gamma=gamma, beta=beta)
+    if bias is None:
+        bias = np.zeros(len(weight))
+    check_shape(weight.shape[:1], bias=bias)
+    bias, mean, var, gamma, beta = (np.asarray(p, weight.dtype) for p in (bias, mean, var, gamma, beta))
+    check_variance(var, eps)
     scale = gamma / np.sqrt(var + weight.dtype.type(eps))
-    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), scale * (b - mean) + beta
+    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), scale * (bias - mean) + beta
 
 
 # --------------------------------------------------------------------------- the rest of the family
@@ -436,12 +402,10 @@ def layer_norm(x: Array, gamma: Array, beta: Array, eps: float = 1e-5) -> tuple[
     Parameters
     ----------
     x : ndarray of shape (*leading, *normalized)
-        float32 or float64.
     gamma, beta : ndarray of shape normalized
         One scale and shift for each normalized position, as in PyTorch. Their number of axes
         says how many trailing axes of `x` are normalized together.
     eps : float
-        Added to the variance, under the root.
 
     Returns
     -------
@@ -450,24 +414,27 @@ def layer_norm(x: Array, gamma: Array, beta: Array, eps: float = 1e-5) -> tuple[
     cache : Cache
         For :func:`layer_norm_backward`.
 
-    Raises
-    ------
-    ValueError
-        As :func:`batch_norm`; also if `x` does not end in the shape of `gamma`.
+    Examples
+    --------
+    >>> layer_norm(np.array([[1.0, 3], [10, 30]]), np.ones(2), np.zeros(2), eps=0)[0]
+    array([[-1.,  1.],
+           [-1.,  1.]])
     """
-    x, axes, param_axes = _trailing(x, gamma, eps)
-    _at_least_two(x, axes, "example")
-    gamma = _parameter(gamma, x.shape[axes[0] :], x.dtype, "gamma")
-    beta = _parameter(beta, gamma.shape, x.dtype, "beta")
-    xhat, inv_std = standardize(x, axes, eps)
-    return gamma * xhat + beta, Cache(xhat, inv_std, gamma, axes, param_axes, x.shape)
+    check_trailing(x, eps, gamma=gamma, beta=beta)
+    first = x.ndim - np.ndim(gamma)
+    axes = tuple(range(first, x.ndim))
+    check_several(x, axes, "example")
+    x_hat, inv_std = standardize(x, axes, eps)
+    gamma, beta = np.asarray(gamma, x.dtype), np.asarray(beta, x.dtype)
+    return gamma * x_hat + beta, Cache(x_hat, inv_std, gamma, axes, tuple(range(first)), x.shape)
 
 
 def layer_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
     """Gradients (dx, dgamma, dbeta) of a loss through :func:`layer_norm`.
 
-    Shapes and errors are those of :func:`batch_norm_backward`, with gamma's shape for
-    dgamma and dbeta.
+    >>> _, cache = layer_norm(np.array([[1.0, 3]]), np.ones(2), np.zeros(2), eps=0)
+    >>> layer_norm_backward(np.array([[4.0, 6]]), cache)
+    (array([[0., 0.]]), array([-4.,  6.]), array([4., 6.]))
     """
     return batch_norm_backward(dy, cache)  # the cache knows which axes were normalized
 
@@ -475,39 +442,27 @@ def layer_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
 def instance_norm(x: Array, gamma: Array, beta: Array, eps: float = 1e-5) -> tuple[Array, Cache]:
     """Instance norm: each channel of each example on its own ([ulyanov2016]_, equation 4).
 
-    Parameters
-    ----------
-    x : ndarray of shape (N, C, *spatial)
-        With at least two positions; float32 or float64.
-    gamma, beta : ndarray of shape (C,)
-        Scale and shift of each channel.
-    eps : float
-        Added to the variance, under the root.
+    As :func:`batch_norm`, for `x` of shape (N, C, *spatial) with at least two positions.
 
-    Returns
-    -------
-    y : ndarray
-        Of the shape and dtype of `x`.
-    cache : Cache
-        For :func:`instance_norm_backward`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`batch_norm`, for fewer than two values per channel of an example.
+    >>> x = np.array([[[1.0, 3], [10, 30]]])
+    >>> instance_norm(x, np.ones(2), np.array([0, 5]), eps=0)[0]
+    array([[[-1.,  1.],
+            [ 4.,  6.]]])
     """
-    x = _checked(x, eps, min_ndim=3, layout="(N, C, *spatial)")
+    check_batch(x, eps, spatial=True, gamma=gamma, beta=beta)
     axes = tuple(range(2, x.ndim))
-    _at_least_two(x, axes, "channel of an example")
-    gamma, beta = _per_channel(x, gamma=gamma, beta=beta)
-    xhat, inv_std = standardize(x, axes, eps)
-    return gamma * xhat + beta, Cache(xhat, inv_std, gamma, axes, (0, *axes), x.shape)
+    check_several(x, axes, "channel of an example")
+    x_hat, inv_std = standardize(x, axes, eps)
+    gamma, beta = along_channels(x, gamma, beta)
+    return gamma * x_hat + beta, Cache(x_hat, inv_std, gamma, axes, (0, *axes), x.shape)
 
 
 def instance_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
     """Gradients (dx, dgamma, dbeta) of a loss through :func:`instance_norm`.
 
-    Shapes and errors are those of :func:`batch_norm_backward`.
+    >>> _, cache = instance_norm(np.array([[[1.0, 3]]]), np.ones(1), np.zeros(1), eps=0)
+    >>> instance_norm_backward(np.array([[[4.0, 6]]]), cache)
+    (array([[[0., 0.]]]), array([2.]), array([10.]))
     """
     return batch_norm_backward(dy, cache)  # the cache knows which axes were normalized
 
@@ -517,50 +472,33 @@ def group_norm(
 ) -> tuple[Array, Cache]:
     """Group norm: each group of C / G channels of an example together ([wu2018]_, equation 7).
 
-    One group (G = 1) normalizes a whole example; as many groups as channels (G = C) is
-    instance norm.
+    As :func:`batch_norm`, with at least two values per group; `num_groups`, G, divides C. As many
+    groups as channels (G = C) is instance norm, and one group (G = 1) is layer norm:
 
-    Parameters
-    ----------
-    x : ndarray of shape (N, C) or (N, C, *spatial)
-        float32 or float64.
-    num_groups : int
-        G, a divisor of C.
-    gamma, beta : ndarray of shape (C,)
-        Scale and shift of each channel.
-    eps : float
-        Added to the variance, under the root.
-
-    Returns
-    -------
-    y : ndarray
-        Of the shape and dtype of `x`.
-    cache : Cache
-        For :func:`group_norm_backward`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`batch_norm`, for fewer than two values per group; also if `num_groups` does
-        not divide C.
+    >>> x = np.random.default_rng(0).normal(size=(2, 6, 3))
+    >>> by_group, _ = group_norm(x, 1, np.ones(6), np.zeros(6))
+    >>> by_layer, _ = layer_norm(x, np.ones((6, 3)), np.zeros((6, 3)))
+    >>> np.testing.assert_allclose(by_group, by_layer)
     """
-    x = _checked(x, eps, min_ndim=2, layout="(N, C) or (N, C, *spatial)")
-    channels = x.shape[1]
-    if num_groups < 1 or channels % num_groups:
-        raise ValueError(f"num_groups: got {num_groups}, allowed are the divisors of {channels} channels")
-    grouped = x.reshape(x.shape[0], num_groups, channels // num_groups, *x.shape[2:])
+    check_batch(x, eps, gamma=gamma, beta=beta)
+    N, C = x.shape[:2]
+    if num_groups < 1 or C % num_groups:
+        raise ValueError(f"num_groups: got {num_groups}, allowed are the divisors of {C} channels")
+    grouped = x.reshape(N, num_groups, C // num_groups, *x.shape[2:])
     axes = tuple(range(2, grouped.ndim))
-    _at_least_two(grouped, axes, "group of an example")
-    gamma, beta = _per_channel(x, gamma=gamma, beta=beta)
-    xhat, inv_std = standardize(grouped, axes, eps)
+    check_several(grouped, axes, "group of an example")
+    x_hat, inv_std = standardize(grouped, axes, eps)
+    gamma, beta = along_channels(x, gamma, beta)
     param_axes = (0, *range(2, x.ndim))
-    return gamma * xhat.reshape(x.shape) + beta, Cache(xhat, inv_std, gamma, axes, param_axes, x.shape)
+    return gamma * x_hat.reshape(x.shape) + beta, Cache(x_hat, inv_std, gamma, axes, param_axes, x.shape)
 
 
 def group_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
     """Gradients (dx, dgamma, dbeta) of a loss through :func:`group_norm`.
 
-    Shapes and errors are those of :func:`batch_norm_backward`.
+    >>> _, cache = group_norm(np.array([[1.0, 3]]), 1, np.ones(2), np.zeros(2), eps=0)
+    >>> group_norm_backward(np.array([[4.0, 6]]), cache)
+    (array([[0., 0.]]), array([-4.,  6.]), array([4., 6.]))
     """
     return batch_norm_backward(dy, cache)  # the cache knows which axes were normalized
 
@@ -568,49 +506,36 @@ def group_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
 def rms_norm(x: Array, gamma: Array, eps: float = 1e-5) -> tuple[Array, Cache]:
     """RMS norm: layer norm without the mean ([zhang2019]_, equation 4).
 
-    y = gamma * x / sqrt(mean(x^2) + eps).
+    y = gamma * x / sqrt(mean(x^2) + eps). Shapes are those of :func:`layer_norm`, but there is no beta, and
+    one value per example is enough.
 
-    Parameters
-    ----------
-    x : ndarray of shape (*leading, *normalized)
-        float32 or float64.
-    gamma : ndarray of shape normalized
-        One scale for each normalized position; there is no shift.
-    eps : float
-        Added to the mean square, under the root.
-
-    Returns
-    -------
-    y : ndarray
-        Of the shape and dtype of `x`.
-    cache : Cache
-        For :func:`rms_norm_backward`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`layer_norm`, but one value per example is enough.
+    >>> rms_norm(np.array([[1.0, 7]]), np.ones(2), eps=0)[0]
+    array([[0.2, 1.4]])
     """
-    x, axes, param_axes = _trailing(x, gamma, eps)
-    gamma = _parameter(gamma, x.shape[axes[0] :], x.dtype, "gamma")
-    if not gamma.size:
-        raise ValueError(f"gamma: got shape {gamma.shape}, at least 1 value per example is needed")
+    check_trailing(x, eps, gamma=gamma)
+    if not np.size(gamma):
+        raise ValueError(f"gamma: got shape {np.shape(gamma)}, at least 1 value per example is needed")
+    first = x.ndim - np.ndim(gamma)
+    axes = tuple(range(first, x.ndim))
     mean_square = _mean_square(x, axes, "mean square")
-    _not_both_zero(mean_square, eps)
+    check_variance(mean_square, eps)
     inv_rms = 1 / np.sqrt(mean_square + x.dtype.type(eps))
-    xhat = x * inv_rms
-    return gamma * xhat, Cache(xhat, inv_rms, gamma, axes, param_axes, x.shape)
+    x_hat, gamma = x * inv_rms, np.asarray(gamma, x.dtype)
+    return gamma * x_hat, Cache(x_hat, inv_rms, gamma, axes, tuple(range(first)), x.shape)
 
 
 def rms_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array]:
     """Gradients (dx, dgamma) of a loss through :func:`rms_norm`.
 
-    Shapes and errors are those of :func:`layer_norm_backward`; there is no beta.
+    >>> _, cache = rms_norm(np.array([[1.0, 7]]), np.ones(2), eps=0)
+    >>> dx, dgamma = rms_norm_backward(np.array([[1.0, 7]]), cache)
+    >>> np.allclose(dx, 0), np.allclose(dgamma, [0.2, 9.8])
+    (True, True)
     """
-    dxhat, dgamma, _ = _affine_backward(dy, cache)
-    xhat, inv_rms = cache.xhat, cache.inv_std
-    # No mean was subtracted, so only the part of the gradient along xhat is taken out.
-    return (dxhat - xhat * _mean(dxhat * xhat, cache.axes)) * inv_rms, dgamma
+    dx_hat, dgamma, _ = affine_backward(dy, cache)
+    x_hat, inv_rms = cache.x_hat, cache.inv_std
+    # No mean was subtracted, so only the part of the gradient along x_hat is taken out.
+    return (dx_hat - x_hat * _mean(dx_hat * x_hat, cache.axes)) * inv_rms, dgamma
 
 
 # --------------------------------------------------------------------------- small shared parts
@@ -642,81 +567,3 @@ def _sum(x: Array, axes: tuple[int, ...]) -> Array:
     """Sum over `axes`, which go away; in float64, for the same reason as :func:`_mean`."""
     total: Array = x.sum(axes, dtype=np.float64).astype(x.dtype)
     return total
-
-
-def _affine_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
-    """Gradients (dxhat, dgamma, dbeta) through y = gamma * xhat + beta; dxhat in the shape of xhat."""
-    dy = np.asarray(dy)
-    if dy.shape != cache.shape:
-        raise ValueError(f"dy: got shape {dy.shape}, expected that of the output, {cache.shape}")
-    if dy.dtype != cache.xhat.dtype:
-        raise ValueError(f"dy: got dtype {dy.dtype}, expected that of the output, {cache.xhat.dtype}")
-    dxhat = (dy * cache.gamma).reshape(cache.xhat.shape)
-    dgamma = _sum(dy * cache.xhat.reshape(cache.shape), cache.param_axes)
-    return dxhat, dgamma, _sum(dy, cache.param_axes)
-
-
-def _checked(x: Array, eps: float, *, min_ndim: int, layout: str, name: str = "x") -> Array:
-    """Return `x` as an array, or say what is wrong with it (or with eps)."""
-    x = np.asarray(x)
-    if x.dtype not in (np.float32, np.float64):
-        raise ValueError(f"{name}: got dtype {x.dtype}, allowed are float32 and float64")
-    if x.ndim < min_ndim:
-        raise ValueError(f"{name}: got shape {x.shape}, expected {layout}")
-    if not np.isfinite(x).all():
-        bad = np.count_nonzero(~np.isfinite(x))
-        raise ValueError(f"{name}: got NaN or infinity in {bad} of {x.size} values, all must be finite")
-    if not 0 <= eps < np.inf:
-        raise ValueError(f"eps: got {eps}, expected a finite number, 0 or larger")
-    return x
-
-
-def _at_least_two(x: Array, axes: tuple[int, ...], per: str) -> int:
-    """Return the number of values m behind one statistic, or say that it is too small."""
-    m = int(np.prod([x.shape[axis] for axis in axes]))
-    if m < 2:
-        raise ValueError(
-            f"x: got {m} value{'s' * (m != 1)} per {per} (shape {x.shape}), at least 2 are needed: "
-            "one value is its own mean, so nothing of it would be left"
-        )
-    return m
-
-
-def _parameter(value: Array, shape: tuple[int, ...], dtype: Any, name: str) -> Array:
-    """Return `value` in the dtype of the input, or say what is wrong with it."""
-    value = np.asarray(value)
-    if value.shape != shape:
-        raise ValueError(f"{name}: got shape {value.shape}, expected {shape}")
-    if not np.isfinite(value).all():
-        raise ValueError(f"{name}: got NaN or infinity, all values must be finite")
-    return value.astype(dtype, copy=False)
-
-
-def _per_channel(x: Array, **parameters: Array) -> list[Array]:
-    """Shape each of `parameters`, one value a channel, so that it broadcasts against `x`."""
-    channels = x.shape[1]
-    return [
-        _parameter(value, (channels,), x.dtype, name).reshape(1, channels, *[1] * (x.ndim - 2))
-        for name, value in parameters.items()
-    ]
-
-
-def _trailing(x: Array, gamma: Array, eps: float) -> tuple[Array, tuple[int, ...], tuple[int, ...]]:
-    """Return `x`, the trailing axes that `gamma` spans, and the axes before them."""
-    ndim = np.ndim(gamma)
-    if ndim == 0:
-        raise ValueError("gamma: got a single number, expected an array of the normalized shape")
-    x = _checked(x, eps, min_ndim=ndim, layout="(*leading, *normalized) with gamma of shape normalized")
-    first = x.ndim - ndim
-    return x, tuple(range(first, x.ndim)), tuple(range(first))
-
-
-def _non_negative(var: Array) -> None:
-    if (var < 0).any():
-        raise ValueError(f"var: got {var.min():.3g}, a variance is 0 or larger")
-
-
-def _not_both_zero(var: Array, eps: float) -> None:
-    if eps == 0 and not var.all():
-        zeros = np.count_nonzero(var == 0)
-        raise ValueError(f"eps: got 0 where {zeros} of {var.size} variances are 0 too; allowed is eps > 0")

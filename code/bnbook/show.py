@@ -108,7 +108,8 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def show_source(*objects: Any) -> None:
     """Show the source of functions and classes of the package: the very code that is tested.
 
-    Of each docstring only the first line is shown; the chapter's text says the rest.
+    Of each docstring only the first line is shown; the chapter's text says the rest. Statements that only
+    check arguments (``check_...`` calls and ``if ...: raise``) are left out, which is said below.
 
     Parameters
     ----------
@@ -116,13 +117,36 @@ def show_source(*objects: Any) -> None:
         Shown in this order.
     """
     for thing in objects:
-        source = _shorten_docstrings(textwrap.dedent(inspect.getsource(thing)))
-        display(Markdown(f"```python\n{source}\n```"))  # type: ignore[no-untyped-call]
+        whole = textwrap.dedent(inspect.getsource(thing)).rstrip()
+        source = _without_checks(whole)
+        note = "" if source == whole else "\n\n*(argument checks left out)*"
+        display(Markdown(f"```python\n{_shorten_docstrings(source)}\n```{note}"))  # type: ignore[no-untyped-call]
+
+
+def _without_checks(source: str) -> str:
+    """Leave out the statements of `source` that do nothing but check, if others stand beside them."""
+    gone: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        for block in (getattr(node, "body", None), getattr(node, "orelse", None)):
+            if isinstance(block, list) and not all(map(_only_checks, block)):
+                for check in filter(_only_checks, block):
+                    gone.update(range(check.lineno, check.end_lineno + 1))
+    return "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in gone)
+
+
+def _only_checks(node: ast.stmt) -> bool:
+    """Whether a statement calls a ``check_`` function, raises under a condition, or does this in a loop."""
+    match node:
+        case ast.Expr(value=ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name))):
+            return name.lstrip("_").startswith("check_")
+        case ast.If(body=body, orelse=[]) | ast.For(body=body, orelse=[]):
+            return all(isinstance(inner, ast.Raise) or _only_checks(inner) for inner in body)
+    return False
 
 
 def _shorten_docstrings(source: str) -> str:
     """Cut each docstring of `source` down to its first line."""
-    lines = source.rstrip().splitlines()
+    lines = source.splitlines()
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     for node in sorted(nodes, key=lambda node: node.lineno, reverse=True):  # from the end: line numbers stay
         first = node.body[0]

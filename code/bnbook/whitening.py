@@ -21,15 +21,6 @@ computed and kept in float64.
 
 Sources: [lecun1991]_ and [lecun1998backprop]_ for the condition number, [bell1997]_ and [kessy2018]_ for ZCA,
 [ioffe2015]_ section 2 for the bias that grows outside the gradient.
-
-.. [lecun1991] Y. Le Cun, I. Kanter, S. A. Solla. Eigenvalues of Covariance Matrices: Application to
-   Neural-Network Learning. Physical Review Letters 66, 1991.
-.. [lecun1998backprop] Y. LeCun, L. Bottou, G. B. Orr, K.-R. Müller. Efficient BackProp. 1998.
-.. [bell1997] A. J. Bell, T. J. Sejnowski. The "Independent Components" of Natural Scenes are Edge Filters.
-   Vision Research 37, 1997.
-.. [kessy2018] A. Kessy, A. Lewin, K. Strimmer. Optimal Whitening and Decorrelation. The American
-   Statistician 72, 2018; arXiv:1512.00809.
-.. [ioffe2015] S. Ioffe, C. Szegedy. Batch Normalization. arXiv:1502.03167.
 """
 
 from __future__ import annotations
@@ -38,6 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bnbook._checks import check_choice, check_examples, check_not_negative, check_positive, check_whole
 
 Array = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
@@ -54,6 +47,7 @@ __all__ = [
     "fit_standardizing",
     "fit_zca_whitening",
     "train_centred",
+    "whitening_axes",
 ]
 
 
@@ -73,29 +67,17 @@ class AffineMap(NamedTuple):
 
 
 def apply(fit: AffineMap, x: Array) -> Array:
-    """Map examples with a fitted map.
+    """Map examples (n, d) with a fitted map; the result has the dtype of `x`.
 
-    Parameters
-    ----------
-    fit : AffineMap
-        From one of the ``fit_`` functions.
-    x : ndarray of shape (n, d)
-        Any number of examples: a map has its statistics from the data that it was fitted to.
-
-    Returns
-    -------
-    ndarray of shape (n, d)
-        In the dtype of `x`.
-
-    Raises
-    ------
-    ValueError
-        If `x` has not d columns, is not float32 or float64, or holds NaN or infinity.
+    >>> fit = fit_min_max(np.array([[0.0, 5], [10, 7]]))
+    >>> apply(fit, np.array([[5.0, 5], [20, 6]]))
+    array([[0.5, 0. ],
+           [2. , 0.5]])
     """
-    checked = _examples(x)
-    if checked.shape[1] != len(fit.shift):
-        raise ValueError(f"x: got {checked.shape[1]} columns, the map was fitted to {len(fit.shift)}")
-    mapped: Array = ((checked.astype(np.float64) - fit.shift) @ fit.matrix.T).astype(checked.dtype)
+    check_examples(x)
+    if x.shape[1] != len(fit.shift):
+        raise ValueError(f"x: got {x.shape[1]} columns, the map was fitted to {len(fit.shift)}")
+    mapped: Array = ((x.astype(np.float64) - fit.shift) @ fit.matrix.T).astype(x.dtype)
     return mapped
 
 
@@ -103,24 +85,13 @@ def apply(fit: AffineMap, x: Array) -> Array:
 
 
 def covariance(x: Array, ddof: int = 0) -> Floats:
-    """Covariance matrix of the columns, in two passes.
+    """Covariance matrix of the columns, in two passes; it divides by M, or by M - 1 with ``ddof=1``.
 
-    Parameters
-    ----------
-    x : ndarray of shape (M, d)
-        A row for each example.
-    ddof : int
-        0 divides by M, 1 by M - 1.
+    Its rank is at most min(d, M - 1): the centred rows add up to zero.
 
-    Returns
-    -------
-    ndarray of shape (d, d)
-        Symmetric, of rank at most min(d, M - 1): the centred rows add up to zero.
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, NaN or infinity, `ddof` other than 0 or 1, or `ddof` examples or fewer.
+    >>> covariance(np.array([[1.0, 2], [3, 6]]))
+    array([[1., 2.],
+           [2., 4.]])
     """
     _, centred, divisor = _centred(x, ddof)
     return np.asarray(centred.T @ centred / divisor)
@@ -129,24 +100,14 @@ def covariance(x: Array, ddof: int = 0) -> Floats:
 def condition_number(matrix: Array) -> float:
     """Largest over smallest eigenvalue of a symmetric matrix without negative eigenvalues.
 
-    Parameters
-    ----------
-    matrix : ndarray of shape (d, d)
-        A covariance, or the Hessian of a convex loss.
+    The matrix is a covariance, or the Hessian of a convex loss. The result is infinity if the smallest
+    eigenvalue is zero, up to the rounding of the largest one.
 
-    Returns
-    -------
-    float
-        1 or larger. Infinity if the smallest eigenvalue is zero, up to the rounding of the largest one.
-
-    Raises
-    ------
-    ValueError
-        If the matrix is not square and symmetric, has a negative eigenvalue or none but zeros.
+    >>> condition_number(np.diag([8.0, 2.0])), condition_number(np.ones((2, 2)))
+    (4.0, inf)
     """
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ValueError(f"matrix: got shape {matrix.shape}, expected (d, d)")
+    if np.ndim(matrix) != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ValueError(f"matrix: got shape {np.shape(matrix)}, expected (d, d)")
     if not np.isfinite(matrix).all() or np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
         raise ValueError("matrix: got one that is not symmetric and finite")
     eigenvalues = np.linalg.eigvalsh(matrix)
@@ -163,43 +124,27 @@ def condition_number(matrix: Array) -> float:
 
 
 def fit_centring(x: Array) -> AffineMap:
-    """Subtract the mean of each column, and nothing else.
+    """Subtract the mean of each column of (M, d), and nothing else.
 
-    Parameters
-    ----------
-    x : ndarray of shape (M, d)
-
-    Returns
-    -------
-    AffineMap
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, NaN or infinity.
+    >>> fit_centring(np.array([[1.0, 2], [3, 6]])).shift
+    array([2., 4.])
     """
     mean, _, _ = _centred(x)
     return AffineMap(mean, np.eye(len(mean)))
 
 
 def fit_min_max(x: Array) -> AffineMap:
-    """Map the smallest value of each column to 0 and the largest to 1.
+    """Map the smallest value of each column of (M, d) to 0 and the largest to 1.
 
-    Parameters
-    ----------
-    x : ndarray of shape (M, d)
+    A constant column is only shifted and comes out as 0, as in scikit-learn's ``MinMaxScaler``.
 
-    Returns
-    -------
-    AffineMap
-        A constant column is only shifted and comes out as 0, as in scikit-learn's ``MinMaxScaler``.
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, NaN or infinity.
+    >>> x = np.array([[1.0, 7], [3, 7], [5, 7]])
+    >>> apply(fit_min_max(x), x).T
+    array([[0. , 0.5, 1. ],
+           [0. , 0. , 0. ]])
     """
-    wide = _examples(x).astype(np.float64)
+    check_examples(x)
+    wide = x.astype(np.float64)
     low, high = wide.min(0), wide.max(0)
     return AffineMap(low, np.diag(1 / np.where(low == high, 1.0, high - low)))
 
@@ -207,19 +152,12 @@ def fit_min_max(x: Array) -> AffineMap:
 def fit_standardizing(x: Array) -> AffineMap:
     """Give each column the mean 0 and the (biased) variance 1 ([lecun1998backprop]_, section 4.3).
 
-    Parameters
-    ----------
-    x : ndarray of shape (M, d)
+    A constant column is only shifted and comes out as 0, as in scikit-learn's ``StandardScaler``.
 
-    Returns
-    -------
-    AffineMap
-        A constant column is only shifted and comes out as 0, as in scikit-learn's ``StandardScaler``.
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, NaN or infinity.
+    >>> x = np.array([[1.0, 7], [5, 7]])
+    >>> apply(fit_standardizing(x), x).T
+    array([[-1.,  1.],
+           [ 0.,  0.]])
     """
     mean, centred, _ = _centred(x)
     constant = np.ptp(x, axis=0) == 0  # exactly; a computed variance may be a rounding error instead
@@ -250,17 +188,14 @@ def fit_pca_whitening(x: Array, ddof: int = 0, eps: float = 0.0, singular: str =
         They occur if M <= d, or if a column is constant or follows from others. They are told from weak
         axes by rounding: sqrt(λ_i) <= max(M, d) * (eps of the dtype of `x`) * max(sqrt(λ_1), largest |mean|).
 
-    Returns
-    -------
-    AffineMap
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, NaN or infinity; for `ddof`, `eps` or `singular` out of range; if the
-        covariance is singular, unless eps > 0 or singular='zero'.
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(100, 3)) * [1, 10, 100]
+    >>> z = apply(fit_pca_whitening(x), x)
+    >>> np.allclose(covariance(z), np.eye(3))
+    True
     """
-    mean, axes, scale = _whitening_axes(x, ddof, eps, singular)
+    mean, axes, scale = whitening_axes(x, ddof, eps, singular)
     return AffineMap(mean, scale[:, None] * axes)
 
 
@@ -268,25 +203,60 @@ def fit_zca_whitening(x: Array, ddof: int = 0, eps: float = 0.0, singular: str =
     """Whiten, and rotate back: the whitening that changes the data least ([bell1997]_, [kessy2018]_).
 
     The matrix is the sum of v_i v_iᵀ / sqrt(λ_i + eps) over all axes, which is Σ^(-1/2) for eps = 0. It is
-    symmetric, and does not depend on the signs or the order of the axes.
+    symmetric, and does not depend on the signs or the order of the axes. The parameters are those of
+    :func:`fit_pca_whitening`.
 
-    Parameters
-    ----------
-    x, ddof, eps, singular
-        As in :func:`fit_pca_whitening`.
-
-    Returns
-    -------
-    AffineMap
-
-    Raises
-    ------
-    ValueError
-        As :func:`fit_pca_whitening`.
+    >>> x = np.random.default_rng(0).normal(size=(100, 3)) * [1, 10, 100]
+    >>> root = fit_zca_whitening(x).matrix
+    >>> np.allclose(root, root.T), np.allclose(root @ covariance(x) @ root, np.eye(3))
+    (True, True)
     """
-    mean, axes, scale = _whitening_axes(x, ddof, eps, singular)
+    mean, axes, scale = whitening_axes(x, ddof, eps, singular)
     root = (axes.T * scale) @ axes
     return AffineMap(mean, (root + root.T) / 2)
+
+
+def whitening_axes(x: Array, ddof: int, eps: float, singular: str) -> tuple[Floats, Floats, Floats]:
+    """Mean, axes of the covariance as rows (largest variance first), and 1 / sqrt(λ + eps) for each.
+
+    >>> mean, axes, scale = whitening_axes(np.array([[0.0, 2], [0, -2], [1, 0], [-1, 0]]), 0, 0.0, "error")
+    >>> np.allclose(axes, [[0, 1], [1, 0]]), np.allclose(1 / scale**2, [2, 0.5])
+    (True, True)
+    """
+    check_not_negative(eps=eps)
+    check_choice(("error", "zero"), singular=singular)
+    mean, centred, divisor = _centred(x, ddof)
+    M, d = centred.shape
+    # The singular values of the centred data are sqrt(divisor * λ_i). Not to square the data keeps twice as
+    # many digits of the weak axes.
+    _, lengths, axes = np.linalg.svd(centred, full_matrices=d > M)
+    std = np.zeros(d)
+    std[: len(lengths)] = lengths / np.sqrt(divisor)
+    largest = axes[np.arange(d), np.abs(axes).argmax(1)]
+    axes = axes * np.sign(largest)[:, None]
+    if eps > 0:
+        return mean, axes, 1 / np.sqrt(np.square(std) + eps)
+    # Rounding of the data, and of the mean that was subtracted from them.
+    size = max(std[0], np.abs(mean).max())
+    varies = std > max(M, d) * np.finfo(x.dtype).eps * size
+    if singular == "error" and not varies.all():
+        raise ValueError(
+            f"x: {M} examples of {d} columns have a covariance of rank {varies.sum()}: nothing whitens it. "
+            f"Take more than {d} examples and leave out constant and dependent columns, or give eps > 0, "
+            "or singular='zero'"
+        )
+    return mean, axes, np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)
+
+
+def _centred(x: Array, ddof: int = 0) -> tuple[Floats, Floats, int]:
+    """Mean of the columns, what is left after subtracting it, and the divisor of a covariance."""
+    check_examples(x)
+    check_choice((0, 1), ddof=ddof)
+    if len(x) <= ddof:
+        raise ValueError(f"x: got {len(x)} example, more than ddof = {ddof} are needed")
+    wide = x.astype(np.float64)
+    mean = wide.mean(0)
+    return mean, wide - mean, len(wide) - ddof
 
 
 # --------------------------------------------------------------------------- outside the gradient
@@ -328,22 +298,19 @@ def train_centred(
     learn_beta : bool
         Whether beta is trained too; otherwise it stays 0.
 
-    Returns
-    -------
-    CentredRun
+    Examples
+    --------
+    Outside the gradient the bias grows without end, and the loss stays:
 
-    Raises
-    ------
-    ValueError
-        If `u` and `target` are not two vectors of one length, or `lr` or `steps` is out of range.
+    >>> run = train_centred(np.array([0.0, 2]), np.array([1.0, 3]), lr=0.5, steps=3, through=False)
+    >>> run.bias, run.loss
+    (array([0., 1., 2., 3.]), array([2., 2., 2., 2.]))
     """
+    if np.ndim(u) != 1 or np.size(u) == 0 or np.shape(u) != np.shape(target):
+        raise ValueError(f"u, target: got shapes {np.shape(u)} and {np.shape(target)}, expected (m,) twice")
+    check_positive(lr=lr)
+    check_whole(0, steps=steps)
     u, target = np.asarray(u, np.float64), np.asarray(target, np.float64)
-    if u.ndim != 1 or u.size == 0 or u.shape != target.shape:
-        raise ValueError(f"u, target: got shapes {u.shape} and {target.shape}, expected (m,) twice")
-    if not 0 < lr < np.inf:
-        raise ValueError(f"lr: got {lr}, expected a finite number larger than 0")
-    if steps < 0:
-        raise ValueError(f"steps: got {steps}, allowed is 0 or more")
     m, b, beta, path = len(u), 0.0, 0.0, []
     for _ in range(steps + 1):
         x = u + b
@@ -353,59 +320,3 @@ def train_centred(
         b -= lr * dx.sum()
         beta -= lr * dy.sum() if learn_beta else 0.0
     return CentredRun(*np.transpose(path))
-
-
-# --------------------------------------------------------------------------- small shared parts
-
-
-def _examples(x: Array) -> Array:
-    """Return `x` as a matrix of finite floats, or say what is wrong with it."""
-    x = np.asarray(x)
-    if x.dtype not in (np.float32, np.float64):
-        raise ValueError(f"x: got dtype {x.dtype}, allowed are float32 and float64")
-    if x.ndim != 2 or x.size == 0:
-        raise ValueError(f"x: got shape {x.shape}, expected (examples, columns) with at least one of each")
-    if not np.isfinite(x).all():
-        bad = np.count_nonzero(~np.isfinite(x))
-        raise ValueError(f"x: got NaN or infinity in {bad} of {x.size} values, all must be finite")
-    return x
-
-
-def _centred(x: Array, ddof: int = 0) -> tuple[Floats, Floats, int]:
-    """Mean of the columns, what is left after subtracting it, and the divisor of a covariance."""
-    wide = _examples(x).astype(np.float64)
-    if ddof not in (0, 1):
-        raise ValueError(f"ddof: got {ddof}, allowed are 0 and 1")
-    if len(wide) <= ddof:
-        raise ValueError(f"x: got {len(wide)} example, more than ddof = {ddof} are needed")
-    mean = wide.mean(0)
-    return mean, wide - mean, len(wide) - ddof
-
-
-def _whitening_axes(x: Array, ddof: int, eps: float, singular: str) -> tuple[Floats, Floats, Floats]:
-    """Mean, axes of the covariance as rows (largest variance first), and 1 / sqrt(λ + eps) for each."""
-    if not 0 <= eps < np.inf:
-        raise ValueError(f"eps: got {eps}, expected a finite number, 0 or larger")
-    if singular not in ("error", "zero"):
-        raise ValueError(f"singular: got {singular!r}, allowed are 'error' and 'zero'")
-    mean, centred, divisor = _centred(x, ddof)
-    M, d = centred.shape
-    # The singular values of the centred data are sqrt(divisor * λ_i). Not to square the data keeps twice as
-    # many digits of the weak axes.
-    _, lengths, axes = np.linalg.svd(centred, full_matrices=d > M)
-    std = np.zeros(d)
-    std[: len(lengths)] = lengths / np.sqrt(divisor)
-    largest = axes[np.arange(d), np.abs(axes).argmax(1)]
-    axes = axes * np.sign(largest)[:, None]
-    if eps > 0:
-        return mean, axes, 1 / np.sqrt(np.square(std) + eps)
-    # Rounding of the data, and of the mean that was subtracted from them.
-    size = max(std[0], np.abs(mean).max())
-    varies = std > max(M, d) * np.finfo(np.asarray(x).dtype).eps * size
-    if singular == "error" and not varies.all():
-        raise ValueError(
-            f"x: {M} examples of {d} columns have a covariance of rank {varies.sum()}: nothing whitens it. "
-            f"Take more than {d} examples and leave out constant and dependent columns, or give eps > 0, "
-            "or singular='zero'"
-        )
-    return mean, axes, np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)
