@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers import normal, outputs_and_gradients, randomize
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -25,32 +26,14 @@ affine_or_not = pytest.mark.parametrize("affine", [True, False], ids=["affine", 
 any_momentum = pytest.mark.parametrize("momentum", [0.1, None])
 
 
-def normal(*shape, dtype=f64, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
-
-
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def randomize(layer, seed=1):
-    generator = seeded(seed)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, 1, 0.5, generator)
-    return layer
 
 
 def close(actual, expected):
     """To a few hundred rounding errors of the largest value."""
     atol = 300 * torch.finfo(actual.dtype).eps * max(1.0, float(expected.detach().abs().max()))
     torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
-
-
-def outputs_and_gradients(layer, x, dy):
-    """Output, then the gradients of x and the parameters."""
-    x = x.detach().requires_grad_()
-    y = layer(x)
-    return y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)
 
 
 def all_close(actual, expected):

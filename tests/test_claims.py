@@ -82,7 +82,7 @@ def test_a_faulty_entry_is_named(tmp_path, text, message):
 
 
 def test_a_missing_file_says_how_to_install(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no .*; install the package from the book's folder"):
+    with pytest.raises(ValueError, match=r"there is no .*; install the package again"):
         claims.read_claims(tmp_path / "claims.yml")
 
 

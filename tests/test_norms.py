@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_close
+from helpers import normal_array as normal
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
@@ -81,18 +83,6 @@ SMALL = [case(norm, 5, 4, 6, k=2) for norm in ("batch", "instance", "group", "la
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 every_norm = pytest.mark.parametrize("case", SMALL, ids=lambda c: c.name)
 both_dtypes = pytest.mark.parametrize("dtype", [f32, f64], ids=["float32", "float64"])
-
-
-def assert_close(actual, expected, ulps=16):
-    """Within `ulps` rounding errors of the largest value: what a short chain of operations may lose."""
-    assert actual.shape == expected.shape
-    error = np.abs(actual.astype(f64) - expected).max(initial=0)
-    bound = ulps * np.finfo(actual.dtype).eps * np.abs(expected).max(initial=0)
-    assert error <= bound, f"error {error:.3g}, allowed {bound:.3g}"
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 # --------------------------------------------------------------------------- values and derivatives

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import build
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -16,13 +17,6 @@ from torch import nn
 from bnbook import layers, probes
 
 f64 = torch.float64
-
-
-def build(make):
-    """Make a network, with its own seed and in float64, and leave the global generator alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return make().to(f64)
 
 
 def mlp():

@@ -8,18 +8,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import build
 from torch import nn
 
 from bnbook import layers, probes
 
 f64 = torch.float64
-
-
-def build(make):
-    """Make a network, with its own seed and in float64, and leave the global generator alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return make().to(f64)
 
 
 def normal(*shape, seed=1):

@@ -34,7 +34,7 @@ def test_a_number_that_is_not_finite_gets_no_mark_since_no_test_may_skip_it(valu
 
 
 def test_a_measured_number_below_one_significant_digit_is_refused():
-    with pytest.raises(ValueError, match="digits: got 0, at least 1"):
+    with pytest.raises(ValueError, match="digits: got 0, expected a whole number, 1 or more"):
         show.approx(1.0, 0)
 
 

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from IPython.display import display
 from numpy.typing import ArrayLike
 
+from bnbook._extra import book_extra
 from bnbook.show import spread
+
+with book_extra():
+    import yaml
+    from IPython.display import display
 
 __all__ = ["CLAIMS_FILE", "Claim", "claim", "read_claims"]
 
-# The package is installed from the book's folder (-e ./code), which therefore lies beside it.
-CLAIMS_FILE = Path(__file__).resolve().parents[2] / "book" / "claims.yml"
+# The file of the checkout if the package lies in one (pip install -e), or the copy that the wheel brings.
+_CHECKOUT = Path(__file__).resolve().parents[2] / "book" / "claims.yml"
+CLAIMS_FILE = _CHECKOUT if _CHECKOUT.is_file() else Path(__file__).with_name("assets") / "claims.yml"
 
 VERDICTS = {
     "holds": "holds here",
@@ -75,11 +79,15 @@ class Claim:
         ------
         AssertionError
             If the outcome is not the expected one, in either direction.
-        ValueError
-            If nothing was measured, or not a finite number: NaN compares as False, which would
-            pass for a refutation.
-        TypeError
-            If `condition` is not a single truth value.
+
+        Examples
+        --------
+        NaN compares as False, which would pass for a refutation, so a number that is not finite is refused:
+
+        >>> wrong = Claim("x", "Two is three.", "folklore", "reverses", "quotient")
+        >>> wrong.check(2 == 3, measured=np.nan)
+        Traceback (most recent call last):
+        ValueError: measured: got [nan] for claim x, expected finite numbers
         """
         if not isinstance(condition, bool | np.bool_):
             raise TypeError(f"condition: got {type(condition).__name__}, expected True or False")
@@ -126,25 +134,13 @@ class Claim:
 
 
 def read_claims(path: Path = CLAIMS_FILE) -> dict[str, Claim]:
-    """Read and check ``claims.yml``.
+    """Read and check ``claims.yml``: its entries by id, in the order of the file.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict of str to Claim
-        By id, in the order of the file.
-
-    Raises
-    ------
-    ValueError
-        If the file is not there, or an entry has a missing or unknown field or an unknown `expect`.
+    >>> read_claims()["bn-whitens"].expect
+    'corrected'
     """
     if not path.is_file():
-        raise ValueError(f"path: there is no {path}; install the package from the book's folder: -e ./code")
+        raise ValueError(f"path: there is no {path}; install the package again")
     entries: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text("utf-8")) or {}
     required, allowed = {"says", "source", "expect", "measures"}, set(Claim.__dataclass_fields__) - {"id"}
     claims = {}
@@ -168,21 +164,10 @@ def _claims() -> dict[str, Claim]:
 
 
 def claim(id: str) -> Claim:
-    """Look up a claim of ``claims.yml``.
+    """Look up a claim of ``claims.yml`` by its id.
 
-    Parameters
-    ----------
-    id : str
-        Its name there.
-
-    Returns
-    -------
-    Claim
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
+    >>> claim("bn-whitens").says
+    'Batch normalization whitens the activations.'
     """
     if id not in _claims():
         raise ValueError(

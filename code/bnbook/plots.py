@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+
+from bnbook._checks import check_choice
+from bnbook._extra import book_extra
+
+with book_extra():
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
 
 __all__ = ["METHODS", "Method", "band", "darker", "figure", "label_end", "line", "shades", "use_style"]
 
@@ -62,51 +67,54 @@ _STYLE: dict[Any, Any] = {
 
 
 def use_style() -> None:
-    """Set the book's look; the first code cell of a chapter calls it."""
+    """Set the book's look; the first code cell of a chapter calls it.
+
+    >>> use_style()
+    >>> mpl.rcParams["axes.titlelocation"]
+    'left'
+    """
     mpl.rcParams.update(_STYLE)
 
 
 def figure(rows: int = 1, columns: int = 1, height: float = 3.0, **kwargs: Any) -> tuple[Figure, Any]:
-    """Open a figure of the book's width.
+    """Open a figure of the book's width and a height in inches: ``plt.subplots`` with further settings.
 
-    Parameters
-    ----------
-    rows, columns : int
-        Panels; more than one column only for panels without small print.
-    height : float
-        Inches.
-    **kwargs
-        For ``matplotlib.pyplot.subplots``.
+    More than one column only for panels without small print.
 
-    Returns
-    -------
-    fig, axes
-        As ``plt.subplots`` returns them.
+    >>> fig, axes = figure(rows=2, height=5.0)
+    >>> fig.get_size_inches(), axes.shape
+    (array([5., 5.]), (2,))
+    >>> plt.close(fig)
     """
     use_style()
     return plt.subplots(rows, columns, figsize=(5.0, height), **kwargs)
 
 
 def _drawn_as(method: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    if method not in METHODS:
-        raise ValueError(f"method: got {method!r}, allowed are {', '.join(METHODS)}")
+    check_choice(METHODS, method=method)
     look = METHODS[method]
     return {"color": look.colour, "linestyle": look.dash, **overrides}
 
 
 def line(ax: Axes, x: ArrayLike, y: ArrayLike, method: str, label: str | None = None, **kwargs: Any) -> None:
-    """Draw one curve of a method and write its name where it ends.
+    """Draw one curve of a method and write its name, or `label`, where it ends.
 
     Parameters
     ----------
-    ax : Axes
-    x, y : array_like of shape (n,)
     method : str
         A key of :data:`METHODS`.
     label : str, optional
         Instead of the method's name; empty for none.
     **kwargs
         For ``ax.plot``.
+
+    Examples
+    --------
+    >>> fig, ax = figure()
+    >>> line(ax, [0, 1, 2], [3, 1, 0], "batch")
+    >>> ax.lines[0].get_color(), ax.texts[0].get_text()
+    ('#0072B2', 'batch')
+    >>> plt.close(fig)
     """
     ax.plot(x, y, **_drawn_as(method, kwargs))
     label_end(ax, x, y, METHODS[method].name if label is None else label, METHODS[method].colour)
@@ -124,8 +132,6 @@ def band(
 
     Parameters
     ----------
-    ax : Axes
-    x : array_like of shape (n,)
     runs : array_like of shape (seeds, n)
     colour : str
         A key of :data:`METHODS`, which also sets the dash, or a colour.
@@ -134,10 +140,13 @@ def band(
     **kwargs
         For ``ax.plot``.
 
-    Raises
-    ------
-    ValueError
-        If `runs` is not of shape (seeds, n).
+    Examples
+    --------
+    >>> fig, ax = figure()
+    >>> band(ax, [0, 1], [[0, 1], [2, 5], [4, 6]], "batch")
+    >>> ax.lines[0].get_ydata()
+    array([2., 5.])
+    >>> plt.close(fig)
     """
     x, runs = np.asarray(x), np.asarray(runs, float)
     if runs.ndim != 2 or runs.shape[1] != len(x):
@@ -152,14 +161,13 @@ def band(
 def label_end(ax: Axes, x: ArrayLike, y: ArrayLike, label: str, colour: Any, dy: float = 0.0) -> None:
     """Write `label` right of the last finite point of a curve, in a darker shade of its colour.
 
-    Parameters
-    ----------
-    ax : Axes
-    x, y : array_like of shape (n,)
-    label : str
-    colour : matplotlib colour
-    dy : float
-        Moves the label up, in points, where two would meet.
+    `dy` moves the label up, in points, where two would meet.
+
+    >>> fig, ax = figure()
+    >>> label_end(ax, [0, 1, 2], [5, 4, np.nan], "diverges", "C0")
+    >>> ax.texts[0].xy == (1, 4)
+    True
+    >>> plt.close(fig)
     """
     x, y = np.asarray(x), np.asarray(y, float)
     finite = np.flatnonzero(np.isfinite(y))
@@ -177,16 +185,10 @@ def label_end(ax: Axes, x: ArrayLike, y: ArrayLike, label: str, colour: Any, dy:
 
 
 def darker(colour: Any) -> tuple[float, ...]:
-    """A darker shade of a colour, for text: lines may be paler than letters.
+    """A darker shade of a colour, as red, green and blue, for text: lines may be paler than letters.
 
-    Parameters
-    ----------
-    colour : matplotlib colour
-
-    Returns
-    -------
-    tuple of float
-        Red, green and blue in [0, 1].
+    >>> darker("white")
+    (0.65, 0.65, 0.65)
     """
     return tuple(0.65 * channel for channel in to_rgb(colour))
 
@@ -194,13 +196,9 @@ def darker(colour: Any) -> tuple[float, ...]:
 def shades(n: int) -> list[tuple[float, float, float, float]]:
     """`n` colours from dark to light, for series that have an order but are no method.
 
-    Parameters
-    ----------
-    n : int
+    They are from viridis, without its palest end, which white paper hides.
 
-    Returns
-    -------
-    list of RGBA tuples
-        From viridis, without its palest end, which white paper hides.
+    >>> len(shades(3))
+    3
     """
     return [mpl.colormaps["viridis"](value) for value in np.linspace(0.0, 0.8, n)]

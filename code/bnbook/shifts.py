@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bnbook import norms
 from bnbook._checks import check_finite, check_images, check_not_negative, check_positive, check_whole
+from bnbook._extra import book_extra
 
 Array = NDArray[np.floating[Any]]
 
@@ -90,7 +91,8 @@ def rotate(x: Array, degrees: float, fill: float = 0.0) -> Array:
     array([[[2., 4.],
             [1., 3.]]])
     """
-    from scipy import ndimage  # here, so that the other shifts need NumPy alone
+    with book_extra():  # here, so that the other shifts need NumPy alone
+        from scipy import ndimage
 
     check_images(x)
     check_finite(degrees=degrees, fill=fill)

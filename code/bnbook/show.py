@@ -13,8 +13,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from IPython.display import Markdown, display
 from numpy.typing import ArrayLike
+
+from bnbook._checks import check_whole
+from bnbook._extra import book_extra
+
+with book_extra():
+    from IPython.display import Markdown, display
 
 __all__ = ["approx", "show_source", "show_table", "spread"]
 
@@ -22,25 +27,12 @@ __all__ = ["approx", "show_source", "show_table", "spread"]
 def approx(value: float, digits: int = 3) -> str:
     """Write a measured number, marked with ≈, with `digits` significant digits.
 
-    Parameters
-    ----------
-    value : float
-        NaN and infinity keep no mark: no test may skip them.
-    digits : int
-        Significant digits, at least 1.
+    NaN and infinity keep no mark: no test may skip them.
 
-    Returns
-    -------
-    str
-        Such as ``"≈97.3"``.
-
-    Raises
-    ------
-    ValueError
-        If `digits` is smaller than 1.
+    >>> approx(97.3421), approx(0.00012345), approx(float("nan"))
+    ('≈97.3', '≈1.23e-04', 'nan')
     """
-    if digits < 1:
-        raise ValueError(f"digits: got {digits}, at least 1 is needed")
+    check_whole(1, digits=digits)
     value = float(value)
     if not np.isfinite(value):
         return str(value)
@@ -50,24 +42,10 @@ def approx(value: float, digits: int = 3) -> str:
 
 
 def spread(values: ArrayLike, digits: int = 3) -> str:
-    """Write the median of several runs, and their smallest and largest value.
+    """Write the median of several runs, and their smallest and largest value; a single value stands alone.
 
-    Parameters
-    ----------
-    values : array_like
-        One number a run, at least one.
-    digits : int
-        Significant digits of each number.
-
-    Returns
-    -------
-    str
-        Such as ``"≈5.2 [≈4.8, ≈6.1]"``; a single value stands alone.
-
-    Raises
-    ------
-    ValueError
-        If there is no value.
+    >>> spread([4.8, 5.2, 6.1])
+    '≈5.2 [≈4.8, ≈6.1]'
     """
     values = np.asarray(values, float).ravel()
     if values.size == 0:
@@ -79,21 +57,13 @@ def spread(values: ArrayLike, digits: int = 3) -> str:
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Show a table below the cell.
+    """Show a table below the cell; entries are shown by ``str``.
 
-    Columns are not padded: a measured number may be one digit longer on another machine.
+    Columns are not padded: a measured number may be one digit longer on another machine. Every column needs a
+    name, since a screen reader reads it.
 
-    Parameters
-    ----------
-    header : sequence of str
-        One entry a column.
-    rows : iterable of sequences
-        Each as long as `header`; entries are shown by ``str``.
-
-    Raises
-    ------
-    ValueError
-        If a row has another length than the header, or a column has no name.
+    >>> show_table(["m", "error"], [[2, approx(10.1)], [32, approx(9.9)]])
+    <IPython.core.display.Markdown object>
     """
     if not all(header):
         raise ValueError(f"header: got {list(header)}, every column needs a name (a screen reader reads it)")
@@ -111,10 +81,8 @@ def show_source(*objects: Any) -> None:
     Of each docstring only the first line is shown; the chapter's text says the rest. Statements that only
     check arguments (``check_...`` calls and ``if ...: raise``) are left out, which is said below.
 
-    Parameters
-    ----------
-    *objects : function or class
-        Shown in this order.
+    >>> show_source(spread)
+    <IPython.core.display.Markdown object>
     """
     for thing in objects:
         whole = textwrap.dedent(inspect.getsource(thing)).rstrip()

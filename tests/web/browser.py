@@ -4,7 +4,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
+HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
 SETTLED_MS = 15_000  # how long a page may take to set its maths
 
 FLAGS = [
