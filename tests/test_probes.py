@@ -150,6 +150,22 @@ def test_a_model_whose_examples_depend_on_each_other_is_refused_whatever_the_lay
     assert len(probes.jacobian_singular_values(model, examples()[0])) == 1  # the whole batch is one map
 
 
+class Mean(nn.Module):
+    """The mean over the batch."""
+
+    def forward(self, x):
+        return x.mean()
+
+
+def test_a_model_with_one_output_for_the_whole_batch_is_one_map():
+    x, y = examples()
+    torch.testing.assert_close(
+        probes.jacobian_singular_values(Mean(), x), torch.full((1, 1), 42**-0.5, dtype=f64)
+    )
+    with pytest.raises(ValueError, match="model: its output has no row for each example"):
+        probes.per_example_gradients(build(lambda: nn.Sequential(nn.Linear(6, 5), Mean())), F.mse_loss, x, y)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_a_model_whose_examples_are_independent_is_not_refused(size):
     model = build(lambda: nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), OwnNorm(), nn.Linear(5, 3)))

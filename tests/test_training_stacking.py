@@ -135,6 +135,25 @@ class Clamped(nn.Linear):
         return super().forward(x)
 
 
+class Replaced(nn.Linear):
+    """Puts another parameter in the place of its weight, in training."""
+
+    def forward(self, x):
+        if self.training:
+            self.weight = nn.Parameter(0.9 * self.weight.detach())
+        return super().forward(x)
+
+
+class Single(nn.Linear):
+    """Stays in float32, as parts of a network do under mixed precision."""
+
+    def _apply(self, fn, recurse=True):
+        return self
+
+    def forward(self, x):
+        return super().forward(x.float()).double()
+
+
 class Fixed(nn.Module):
     """Multiplies by a number that the seed chooses, as a tensor that is neither parameter nor buffer."""
 
@@ -188,6 +207,8 @@ ONE_BY_ONE = {
     "statistics as attributes": lambda: AttributeNorm(5),
     "a tensor as an attribute": Fixed,
     "a hook on a weight": lambda: Watched(5, 5),
+    "a weight that forward replaces": lambda: Replaced(5, 5),
+    "a part in another dtype": lambda: Single(5, 5),
     "a parametrization": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 5)),
 }
 EITHER = {"a weight that forward clamps": lambda: Clamped(5, 5)}
@@ -299,6 +320,8 @@ def test_without_stacking_the_result_is_the_same(monkeypatch):
         ("a count", "an attribute changes while the model runs"),
         ("a hook on a weight", "with a hook"),
         ("a tensor as an attribute", "no other model is like it"),
+        ("a weight that forward replaces", "the forward assigns a parameter"),
+        ("a part in another dtype", "several dtypes"),
         ("nothing", ""),
     ],
 )
