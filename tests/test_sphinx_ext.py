@@ -40,6 +40,23 @@ def test_a_page_is_read_again_if_its_outputs_or_what_it_collects_changed_and_onl
     assert outdated() == []
 
 
+def tidied(text):
+    """A docstring as autodoc hands it to docutils."""
+    lines = text.splitlines()
+    sphinx_ext.tidy_docstring(None, "function", "f", None, None, lines)
+    return "\n".join(lines)
+
+
+def test_a_mark_in_a_docstring_becomes_a_citation_of_the_book():
+    assert tidied("As in ([ba2016]_, [wu2018]_).") == "As in (:cite:t:`ba2016`, :cite:t:`wu2018`)."
+    assert tidied("The rest, x[0] and [1, 2], stays.") == "The rest, x[0] and [1, 2], stays."
+
+
+def test_a_mark_without_a_source_stops_the_build():
+    with pytest.raises(ExtensionError, match=r"\[nobody1999\]_: references\.bib has no such source"):
+        tidied("As in [nobody1999]_.")
+
+
 def chapter(*claims):
     """An executed chapter that checked these claims."""
     record = [{"bnbook": {"claim": name, "measured": measured}} for name, measured in claims]

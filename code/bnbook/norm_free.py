@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
-"""One over the standard deviation of max(0, z) for a standard Gaussian z: 1.7129."""
+"""One over the standard deviation of max(0, z) for a standard Gaussian z, 1.7129."""
 
 
 # --------------------------------------------------------------------------- scaled weight standardization

@@ -191,13 +191,26 @@ def reread_changed_outputs(
     return [page for page in now if page in env.found_docs and before.get(page) != now[page]]
 
 
+@cache
+def sources() -> set[str]:
+    """The keys of ``references.bib``."""
+    return set(re.findall(r"^@\w+\{(\S+),", (BOOK / "references.bib").read_text("utf-8"), re.MULTILINE))
+
+
+def _citation(mark: re.Match[str]) -> str:
+    if mark[1] not in sources():
+        raise ExtensionError(f"{mark[0]}: references.bib has no such source")
+    return f":cite:t:`{mark[1]}`"
+
+
 def tidy_docstring(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
     """Cite the book's sources, and print the types of attributes, which are prose, as they are.
 
-    ``[ioffe2015]_`` becomes a citation of the book, and the docstring's own entry is left out.
+    ``[ioffe2015]_`` becomes a citation of the book, and the docstring's own entry is left out. A key that
+    ``references.bib`` lacks stops the build.
     """
     text = re.sub(r"^\.\. \[\w+\] .*(\n +.*)*", "", "\n".join(lines), flags=re.MULTILINE)
-    text = re.sub(r"\[(\w+)\]_", r":cite:t:`\1`", text)
+    text = re.sub(r"\[(\w+)\]_\b", _citation, text)
     types = dict(re.findall(r"^:vartype (.+?): (.*)$", text, flags=re.MULTILINE))
     text = re.sub(r"^:vartype .*\n?", "", text, flags=re.MULTILINE)
     text = re.sub(  # Sphinx takes the first of several words for a type
