@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from bnbook import adaptation, layers, lp_norms, models
+from bnbook import adaptation, layers, models
 
 f32, f64 = torch.float32, torch.float64
 BUILDS = {
@@ -95,7 +95,8 @@ def test_a_model_without_batch_norm_is_refused():
 
 def test_a_norm_without_a_variance_is_refused_by_name():
     with pytest.raises(ValueError, match=r"model: layer 1 is LpBatchNorm.*no variance"):
-        adaptation.batch_norms(nn.Sequential(nn.BatchNorm1d(2), lp_norms.LpBatchNorm(2, 1)))
+        adaptation.batch_norms(nn.Sequential(nn.BatchNorm1d(2), layers.LpBatchNorm(2, 1)))
+    adaptation.batch_norms(nn.Sequential(layers.LpBatchNorm(2, 2)))  # whose scale is a standard deviation
 
 
 # --- Statistics ----------------------------------------------------------------------------------

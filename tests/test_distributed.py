@@ -23,6 +23,7 @@ from torch.autograd import gradcheck
 
 from bnbook import distributed, layers, models, norms
 from bnbook.distributed import SyncBatchNorm
+from bnbook.experiments import distributed as processes
 
 f32, f64 = np.float32, np.float64
 # name: shape, examples of each process, offset in standard deviations, dtype
@@ -74,7 +75,7 @@ def run(tmp_path_factory):
     train = "THEN train train.npz {}.npz " + TRAIN
     jobs = f"compare compare.npz 0.npz {train.format(1)} {train.format(2)} --ddp"
     words = [str(folder / word) if word.endswith(".npz") else word for word in jobs.split()]
-    done = distributed.launch(*words)
+    done = processes.launch(*words)
     assert done.stdout == ""
     return [dict(np.load(folder / f"{job}.npz")) for job in range(3)]
 
@@ -154,7 +155,7 @@ def in_one_process(norm, shards, seed):
     """Losses and final parameters of the same training in one process, with one batch or with ghosts."""
     data = examples()
     x, y = (torch.from_numpy(z) for z in data.values())
-    order = distributed.device_batches(data["y_train"], 2, 8, 6, seed, skewed=shards == "skewed")
+    order = processes.device_batches(data["y_train"], 2, 8, 6, seed, skewed=shards == "skewed")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = models.mlp((7,), 3, norm=norm, depth=1, width=6).double()
@@ -191,12 +192,12 @@ def test_training_on_two_processes_is_training_on_one(run, job, shards, method, 
 
 @pytest.mark.parametrize(
     ("how", "says"),
-    [("die", f"exitcode  : {distributed.DIED}"), ("stall", "Timed out waiting 10000ms")],
+    [("die", f"exitcode  : {processes.DIED}"), ("stall", "Timed out waiting 10000ms")],
 )
 def test_a_process_that_fails_ends_the_run_with_an_error(how, says):
     """In seconds, far below the hour for which the one would stall and the other wait."""
     start = time.monotonic()
-    done = distributed.launch("--timeout", "10", "fail", how, check=False, limit=100)
+    done = processes.launch("--timeout", "10", "fail", how, check=False, limit=100)
     assert done.returncode == 1
     assert says in done.stderr
     assert time.monotonic() - start < 60
@@ -204,7 +205,7 @@ def test_a_process_that_fails_ends_the_run_with_an_error(how, says):
 
 def test_a_failed_run_raises_with_the_end_of_its_messages():
     with pytest.raises(RuntimeError, match=r"(?s)exit code 1.*No such file or directory: 'nowhere.npz'"):
-        distributed.launch("compare", "nowhere.npz", "out.npz", processes=1)
+        processes.launch("compare", "nowhere.npz", "out.npz", processes=1)
 
 
 def test_a_run_over_its_limit_is_ended_with_its_processes(monkeypatch):
@@ -218,7 +219,7 @@ def test_a_run_over_its_limit_is_ended_with_its_processes(monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", sleep)
     with pytest.raises(subprocess.TimeoutExpired):
-        distributed.launch("fail", "stall", limit=0.2)
+        processes.launch("fail", "stall", limit=0.2)
     assert started[0].returncode == -15
 
 
@@ -304,7 +305,7 @@ def test_the_gradient_agrees_with_finite_differences(one_process_group):
 
 def test_a_first_layer_needs_no_message_backward(one_process_group):
     gamma, beta = normal(3, seed=1).requires_grad_(), normal(3, seed=2).requires_grad_()
-    with distributed._sent() as sent:
+    with processes._sent() as sent:
         y, *_ = distributed.sync_normalize(normal(4, 3, 2), gamma, beta, 1e-5)
         y.sum().backward()
         assert len(sent) == 1
@@ -387,6 +388,37 @@ def test_convert_returns_a_layer_for_a_layer_with_its_group():
     assert not list(layer.state_dict())
 
 
+class WithReLU(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Quieter(layers.GhostBatchNorm):
+    pass
+
+
+@pytest.mark.parametrize(
+    "layer", [WithReLU(4), Quieter(4, 2), nn.LazyBatchNorm1d()], ids=lambda v: type(v).__name__
+)
+def test_convert_refuses_a_subclass_and_then_changes_nothing(layer):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Sequential(layer))
+    before = list(model.modules())
+    with pytest.raises(
+        ValueError, match=rf"module: got a {type(layer).__name__} as layer '1.0', .* allowed are"
+    ):
+        distributed.convert(model)
+    assert list(model.modules()) == before
+
+
+def test_convert_keeps_a_layer_that_is_used_in_several_places_one_layer():
+    norm = layers.BatchNorm(4)
+    model = nn.Sequential(norm, nn.ReLU(), norm, nn.ModuleDict({"again": norm}))
+    distributed.convert(model)
+    assert type(model[0]) is SyncBatchNorm
+    assert model[2] is model[0]
+    assert model[3]["again"] is model[0]
+
+
 @pytest.mark.parametrize(
     "layer",
     [layers.GhostBatchNorm(4, 2), layers.BatchRenorm(4), layers.GroupNorm(2, 4), nn.InstanceNorm1d(4)],
@@ -415,17 +447,17 @@ def test_averaged_gradients_are_the_sum_over_processes_divided_by_their_number()
 @pytest.mark.parametrize("skewed", [False, True])
 def test_devices_share_an_epoch_without_an_example_twice(skewed):
     y = np.repeat([2, 0, 1], 8)
-    batches = distributed.device_batches(y, 3, 6, 4, seed=0, skewed=skewed)
+    batches = processes.device_batches(y, 3, 6, 4, seed=0, skewed=skewed)
     assert batches.shape == (4, 3, 2)
     assert sorted(batches.ravel()) == list(range(24))
-    assert not np.array_equal(batches, distributed.device_batches(y, 3, 6, 4, seed=1, skewed=skewed))
+    assert not np.array_equal(batches, processes.device_batches(y, 3, 6, 4, seed=1, skewed=skewed))
     classes = [set(y[batches[:, k]].ravel()) for k in range(3)]
     assert (classes == [{0}, {1}, {2}]) == skewed
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_an_error():
     with pytest.raises(ValueError, match="N: got 7, allowed are multiples of K = 2"):
-        distributed.device_batches(np.zeros(20), 2, 7, 1, seed=0)
+        processes.device_batches(np.zeros(20), 2, 7, 1, seed=0)
 
 
 def test_the_script_runs_all_jobs_of_one_start(tmp_path, monkeypatch):
@@ -444,7 +476,7 @@ def test_the_script_runs_all_jobs_of_one_start(tmp_path, monkeypatch):
     np.savez("compare.npz", **arrays | {"single.dy": np.zeros((1, 5, 2))})
     np.savez("train.npz", **examples())
     train = "THEN train train.npz {}.npz " + TRAIN
-    distributed.main(
+    processes.main(
         ["compare", "compare.npz", "0.npz", *train.format(1).split(), *train.format(2).split(), "--ddp"]
     )
     assert not dist.is_initialized()
@@ -456,12 +488,12 @@ def test_the_script_runs_all_jobs_of_one_start(tmp_path, monkeypatch):
 
     # Another process than the first writes nothing.
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
-    monkeypatch.setattr(distributed, "_train", lambda given, settings: given)
-    distributed.main(["train", "train.npz", "3.npz"])
+    monkeypatch.setattr(processes, "train", lambda given, settings: given)
+    processes.main(["train", "train.npz", "3.npz"])
     assert not os.path.exists("3.npz")
     failed = []
-    monkeypatch.setattr(distributed, "_fail", failed.append)
-    distributed.main(["--timeout", "5", "fail", "stall"])
+    monkeypatch.setattr(processes, "fail", failed.append)
+    processes.main(["--timeout", "5", "fail", "stall"])
     assert failed == ["stall"]
 
 
@@ -470,11 +502,11 @@ def test_only_the_last_process_fails(one_process_group, monkeypatch):
     monkeypatch.setattr(os, "_exit", calls.append)
     monkeypatch.setattr(time, "sleep", calls.append)
     monkeypatch.setattr(dist, "all_reduce", lambda message: calls.append("waits"))
-    distributed._fail("die")
-    distributed._fail("stall")
-    assert calls == [distributed.DIED, 3600, "waits", 3600, "waits"]
+    processes.fail("die")
+    processes.fail("stall")
+    assert calls == [processes.DIED, 3600, "waits", 3600, "waits"]
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    distributed._fail("die")
+    processes.fail("die")
     assert calls[5:] == ["waits"]
 
 
@@ -482,7 +514,7 @@ def test_started_without_torchrun_the_script_says_so(monkeypatch, capsys):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(sys, "argv", ["distributed.py", "fail", "die"])
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(distributed.__file__, run_name="__main__")
+        runpy.run_path(processes.__file__, run_name="__main__")
     assert stop.value.code == 2
     assert "let torchrun start it" in capsys.readouterr().err
 
@@ -490,5 +522,5 @@ def test_started_without_torchrun_the_script_says_so(monkeypatch, capsys):
 def test_nothing_to_do_is_an_error(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(SystemExit):
-        distributed.main([])
+        processes.main([])
     assert "command" in capsys.readouterr().err

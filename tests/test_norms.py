@@ -1,5 +1,6 @@
 """The NumPy norms: parity with PyTorch, derivatives, invariants, precision and messages."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -219,6 +220,32 @@ def test_inputs_are_neither_modified_nor_returned(case):
     outputs = case.run(*inputs)
     assert all(a.flags.writeable for a in outputs)
     assert not any(np.shares_memory(a, b) for a in inputs for b in outputs)
+
+
+@pytest.mark.parametrize(("make", "axis"), [(nn.ConvTranspose1d, 1), (nn.ConvTranspose2d, 1), (nn.Conv2d, 0)])
+@pytest.mark.parametrize("channels", [(4, 4), (3, 4)], ids=str)
+def test_folding_takes_the_output_channels_from_the_axis_that_is_named(make, axis, channels):
+    conv, seeds = make(*channels, 3).double(), iter(range(4))
+    mean, gamma, beta = (normal(4, seed=next(seeds)) for _ in range(3))
+    state = {"mean": mean, "var": normal(4, seed=next(seeds)) ** 2, "gamma": gamma, "beta": beta}
+    weight, bias = (p.detach().numpy() for p in (conv.weight, conv.bias))
+    folded = copy.deepcopy(conv)
+    for p, value in zip(
+        folded.parameters(), norms.fold_batch_norm(weight, bias, **state, out_axis=axis), strict=True
+    ):
+        p.data = torch.from_numpy(value)
+    x = torch.from_numpy(normal(2, channels[0], *[6] * (weight.ndim - 2), seed=9))
+    expected = norms.batch_norm_inference(conv(x).detach().numpy(), **state)
+    np.testing.assert_allclose(folded(x).detach(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [None, 2, -1])
+def test_folding_asks_for_the_axis_where_a_kernel_does_not_show_it(axis):
+    with pytest.raises(
+        ValueError, match=rf"out_axis: got {axis} for a weight of shape \(4, 4, 1\), expected 0 for"
+    ):
+        norms.fold_batch_norm(np.ones((4, 4, 1)), None, *np.ones((4, 4)), out_axis=axis)
+    norms.fold_batch_norm(np.ones((4, 4)), None, *np.ones((4, 4)))  # a linear layer is never transposed
 
 
 def test_statistics_inference_and_folding_do_not_modify_their_inputs():

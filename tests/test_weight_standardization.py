@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
-from bnbook.weight_standardization import EPS, WSConv2d, WSLinear, standardized
+from bnbook.layers import EPS, WSConv2d, WSLinear, standardized
 
 SHAPES = [(5, 3), (4, 3, 5), (4, 3, 3, 2), (2, 3, 2, 1, 3), (1, 2)]
 
@@ -53,7 +53,7 @@ def test_each_filter_has_its_own_mean_taken_and_its_biased_deviation_divided(sha
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_default_eps_is_that_of_the_module(shape):
+def test_the_default_eps_is_1e_10(shape):
     weight = 1e-5 * draw(*shape)  # variance 1e-10: eps makes half of the root
     np.testing.assert_allclose(standardized(weight), in_numpy(weight.numpy(), 1e-10), rtol=1e-11, atol=1e-11)
     assert linear(eps=EPS).eps == WSLinear(5, 4).eps == WSConv2d(3, 4, 3).eps == 1e-10
@@ -238,7 +238,9 @@ def test_a_filter_of_one_weight_is_refused():
         lambda: WSLinear(1, 4),
         lambda: standardized(draw(4, 1)),
     ):
-        with pytest.raises(ValueError, match="weight: got 1 weight per filter, at least 2 are needed"):
+        with pytest.raises(
+            ValueError, match=r"weight: got 1 weight per filter \(shape .*\), at least 2 are needed"
+        ):
             build()
     with pytest.raises(ValueError, match="got 0 weights per filter"):
         standardized(draw(4, 0))

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnbook import layers, lp_norms
 from bnbook._checks import check_several
 from bnbook._extra import book_extra
 from bnbook._untouched import modes_kept, watching
@@ -44,7 +43,7 @@ __all__ = [
     "training_weight",
 ]
 
-NormLayer = _BatchNorm | layers.BatchNorm
+NormLayer = _BatchNorm
 Prior = float | str
 
 
@@ -70,14 +69,14 @@ class Tent(NamedTuple):
 def batch_norms(model: nn.Module) -> dict[str, NormLayer]:
     """Find the layers that normalize with statistics of the batch in training, ours and PyTorch's, by name.
 
-    >>> list(batch_norms(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), layers.LayerNorm(4))))
+    >>> list(batch_norms(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.LayerNorm(4))))
     ['1']
     """
     found = {name: part for name, part in model.named_modules() if isinstance(part, NormLayer)}
     if not found:
         raise ValueError("model: has no batch normalization layer, at least one is needed to adapt")
     for name, part in found.items():
-        if isinstance(part, lp_norms.LpBatchNorm):
+        if not getattr(part, "has_variance", True):
             raise ValueError(f"model: layer {name} is {part}, which has no variance to adapt")
     return found
 

@@ -1,68 +1,39 @@
-"""Batch norm over several processes, and the script that torchrun starts in each of them.
+"""Batch norm over several processes of a ``torch.distributed`` group.
 
-:class:`SyncBatchNorm` is :class:`bnbook.layers.BatchNorm` with statistics over the batches of all processes
-of a ``torch.distributed`` group. In training a layer sends one message forward, of 2 C + 1 numbers for C
-channels, and one backward, of 2 C numbers.
-
-``python -m bnbook.distributed`` is the script; :func:`launch` starts it in several processes of this machine.
+In training a :class:`SyncBatchNorm` sends one message forward, of 2 C + 1 numbers for C channels, and one
+backward, of 2 C numbers. :mod:`bnbook.experiments.distributed` starts processes that train with it.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import math
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
-from unittest import mock
 
-import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
-from bnbook.layers import BatchNorm, _moments
-from bnbook.models import mlp
-from bnbook.sgd import mini_batches
+from bnbook.layers import BatchNorm, BatchRenorm, GhostBatchNorm, LpBatchNorm, NoisyBatchNorm, moments
 
 __all__ = [
-    "DIED",
-    "LOOPBACK",
     "SyncBatchNorm",
     "average_gradients",
     "convert",
-    "device_batches",
-    "launch",
-    "main",
     "merge_moments",
     "sync_moments",
     "sync_normalize",
+    "sync_normalize_backward",
 ]
 
-# The network interface that does not leave the machine, by its name on macOS and on Linux.
-LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-DIED = 17  # exit code of a process that was told to die
-
-Arrays = dict[str, NDArray[Any]]
 Group = dist.ProcessGroup | None
-
-
-# --------------------------------------------------------------------------- the layer
+PLAIN = BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+RELATIVES = GhostBatchNorm, BatchRenorm, NoisyBatchNorm, LpBatchNorm
 
 
 def merge_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Merge the means and the sums of squared deviations of several parts ([chan1983], section 2).
+    """Merge the means and the sums of squared deviations of several parts ([chan1983]_, section 2).
 
     Only means are subtracted from each other, never squares: no digits are lost at a large offset.
 
@@ -81,6 +52,13 @@ def merge_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tens
         The mean of all values is first + rest: a number and a small correction, as the sum would round.
     m2 : Tensor of shape (C,)
         Sum of all squared deviations from that mean.
+
+    Examples
+    --------
+    The values 1, 3 and 8 in two parts:
+
+    >>> merge_moments(torch.tensor([2.0, 1.0]), torch.tensor([[2.0], [8.0]]), torch.tensor([[2.0], [0.0]]))
+    (tensor(3.), tensor([2.]), tensor([2.]), tensor([26.]))
     """
     n = count.sum()
     first = mean[count.argmax()]
@@ -115,7 +93,7 @@ def sync_moments(x: Tensor, group: Group = None) -> tuple[Tensor, Tensor, Tensor
     N, C, S = x.shape
     message = torch.zeros(2 * C + 1, dtype=torch.float64, device=x.device)
     if N * S:  # an empty part sends zeros: it has to send something, or the others would wait
-        first, rest, var, _ = (moment.double() for moment in _moments(x))
+        first, rest, var, _ = (moment.double() for moment in moments(x))
         message[0] = N * S
         message[1 : C + 1] = first + rest
         message[C + 1 :] = N * S * var
@@ -135,17 +113,6 @@ def sync_normalize(
 
     Each process has to call this as often as the others, and to call backward as often.
 
-    Parameters
-    ----------
-    x : Tensor of shape (N, C, S)
-        This process's part of the batch, float32 or float64.
-    gamma, beta : Tensor of shape (C,)
-        Scale and shift.
-    eps : float
-        Added to the variance, under the root.
-    group : ProcessGroup or None
-        None is the group of all processes.
-
     Returns
     -------
     y : Tensor of shape (N, C, S)
@@ -157,8 +124,37 @@ def sync_normalize(
         Values per channel of all processes.
     """
     first, rest, var, n = sync_moments(x, group)
-    y: Tensor = _SyncNormalize.apply(x, gamma, beta, first, rest, torch.rsqrt(var + eps), n, group)  # type: ignore[no-untyped-call]
+    inv_std = torch.rsqrt(var + eps)
+    y: Tensor = _SyncNormalize.apply(x, gamma, beta, first, rest, inv_std, n, group)  # type: ignore[no-untyped-call]
     return y, first + rest, var, n
+
+
+def sync_normalize_backward(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor,
+    first: Tensor,
+    rest: Tensor,
+    inv_std: Tensor,
+    n: int,
+    group: Group = None,
+    needs_dx: bool = True,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of :func:`sync_normalize` with respect to x, gamma and beta: one message.
+
+    As :func:`bnbook.layers.normalize_backward`, but that the two sums in dx run over all processes. Where
+    no dx is needed, as in a first layer, nothing is sent.
+    """
+    xhat = (x - first[:, None] - rest[:, None]) * inv_std[:, None]
+    dbeta, dgamma = dy.sum((0, 2)), (dy * xhat).sum((0, 2))
+    if not needs_dx:
+        return None, dgamma, dbeta
+    sums = torch.cat([dbeta, dgamma])
+    dist.all_reduce(sums, group=group)  # over all processes
+    along_one, along_xhat = torch.split(sums / n, len(gamma))
+    scale = (gamma * inv_std)[:, None]
+    dx = scale * (dy - along_one[:, None] - xhat * along_xhat[:, None])
+    return dx, dgamma, dbeta
 
 
 class _SyncNormalize(torch.autograd.Function):
@@ -180,22 +176,15 @@ class _SyncNormalize(torch.autograd.Function):
         ctx.n, ctx.group = n, group
         scale = gamma * inv_std
         shift = beta - rest * scale
-        return torch.addcmul(shift[:, None], x - first[:, None], scale[:, None])
+        return (x - first[:, None]).mul_(scale[:, None]).add_(shift[:, None])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        needs_dx = ctx.needs_input_grad[0]
         x, gamma, first, rest, inv_std = ctx.saved_tensors
-        xhat = (x - first[:, None] - rest[:, None]) * inv_std[:, None]
-        dbeta, dgamma = dy.sum((0, 2)), (dy * xhat).sum((0, 2))
-        if not ctx.needs_input_grad[0]:
-            return None, dgamma, dbeta, *[None] * 5
-        sums = torch.cat([dbeta, dgamma])
-        dist.all_reduce(sums, group=ctx.group)  # over all processes
-        along_one, along_xhat = (sums / ctx.n).split(len(gamma))
-        scale = (gamma * inv_std)[:, None]
-        dx = scale * (dy - along_one[:, None] - xhat * along_xhat[:, None])
-        return dx, dgamma, dbeta, *[None] * 5
+        gradients = sync_normalize_backward(dy, x, gamma, first, rest, inv_std, ctx.n, ctx.group, needs_dx)
+        return *gradients, *[None] * 5
 
 
 class SyncBatchNorm(BatchNorm):
@@ -206,39 +195,34 @@ class SyncBatchNorm(BatchNorm):
     process, or without ``torch.distributed.init_process_group``, this is :class:`bnbook.layers.BatchNorm`; so
     it is in evaluation. Runs on CPU and GPU; ``nn.SyncBatchNorm`` needs a GPU to train.
 
-    The gradient is that of the **sum** of the losses of all processes. It cannot be differentiated twice.
+    The gradient is that of the **sum** of the losses of all processes. It cannot be differentiated twice. Too
+    few values, NaN and infinity are errors on all processes at once, as they judge the merged statistics; a
+    wrong shape or dtype only where it occurs.
 
     Parameters
     ----------
     num_features : int
-        Number of channels C.
-    eps, momentum, affine, track_running_stats
-        As in :class:`bnbook.layers.BatchNorm`.
+    *batch_norm, **settings
+        As in :class:`bnbook.layers.BatchNorm`, from eps on.
     process_group : ProcessGroup or None
         The processes that share statistics; None for all.
 
-    Raises
-    ------
-    ValueError
-        As :class:`bnbook.layers.BatchNorm`. Too few values, NaN and infinity are errors on all processes
-        at once, as they judge the merged statistics; a wrong shape or dtype only where it occurs.
+    Examples
+    --------
+    >>> x = torch.randn(8, 3)
+    >>> torch.testing.assert_close(SyncBatchNorm(3)(x), BatchNorm(3)(x))
     """
 
     def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        process_group: Group = None,
+        self, num_features: int, *batch_norm: Any, process_group: Group = None, **settings: Any
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        super().__init__(num_features, *batch_norm, **settings)
         self.process_group = process_group
 
-    def _by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize with statistics of all processes; return also the mean and unbiased variance to keep."""
         if not self.training or not dist.is_initialized() or dist.get_world_size(self.process_group) == 1:
-            return super()._by_batch(x, gamma, beta)
+            return super().by_batch(x, gamma, beta)
         rows = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
         y, mean, var, n = sync_normalize(rows, gamma, beta, self.eps, self.process_group)
         if n < 2:
@@ -252,8 +236,8 @@ def convert(module: nn.Module, process_group: Group = None) -> nn.Module:
     """Replace the batch norms of a network by :class:`SyncBatchNorm`.
 
     As ``nn.SyncBatchNorm.convert_sync_batchnorm``. The new layers share parameters and running statistics
-    with those in whose place they come. Other norms stay as they are, and so do the relatives of batch norm
-    in :mod:`bnbook.layers`, such as ghosts.
+    with those in whose place they come; a layer that is used in several places stays one layer. Other norms
+    stay as they are, and so do the relatives of batch norm in :mod:`bnbook.layers`, such as ghosts.
 
     Parameters
     ----------
@@ -266,17 +250,42 @@ def convert(module: nn.Module, process_group: Group = None) -> nn.Module:
     -------
     nn.Module
         `module`, or the layer in its place.
+
+    Raises
+    ------
+    ValueError
+        For another subclass of batch norm, before anything is changed: what it does besides would be lost.
+
+    Examples
+    --------
+    >>> convert(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))[1]
+    SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     """
-    if type(module) is BatchNorm or isinstance(module, _BatchNorm):
-        settings = module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-        layer = SyncBatchNorm(*settings, process_group)
-        layer.weight, layer.bias = module.weight, module.bias
-        layer.running_mean, layer.running_var = module.running_mean, module.running_var
-        layer.num_batches_tracked = module.num_batches_tracked
-        return layer.train(module.training)
-    for name, child in module.named_children():
-        setattr(module, name, convert(child, process_group))
-    return module
+    found = {part: name for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
+    for part, name in found.items():
+        if type(part) not in (*PLAIN, *RELATIVES, SyncBatchNorm):
+            raise ValueError(
+                f"module: got a {type(part).__name__} as layer {name!r}, which may do more than batch norm; "
+                f"allowed are {', '.join(kind.__name__ for kind in PLAIN)}"
+            )
+    new: dict[nn.Module, nn.Module] = {
+        part: _synchronized(part, process_group) for part in found if type(part) not in RELATIVES
+    }
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if child in new:
+                setattr(parent, name, new[child])
+    return new.get(module, module)
+
+
+def _synchronized(layer: _BatchNorm, process_group: Group) -> SyncBatchNorm:
+    """A layer that shares parameters and running statistics with `layer`."""
+    settings = layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
+    new = SyncBatchNorm(*settings, process_group=process_group)
+    new.weight, new.bias = layer.weight, layer.bias
+    new.running_mean, new.running_var = layer.running_mean, layer.running_var
+    new.num_batches_tracked = layer.num_batches_tracked
+    return new.train(layer.training)
 
 
 def average_gradients(model: nn.Module, group: Group = None) -> None:
@@ -299,268 +308,3 @@ def average_gradients(model: nn.Module, group: Group = None) -> None:
     message /= dist.get_world_size(group)
     for gradient, mean in zip(gradients, torch.split(message, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
-
-
-# --------------------------------------------------------------------------- what each process does
-
-
-def device_batches(
-    y: NDArray[Any], K: int, N: int, steps: int, seed: int, *, skewed: bool = False
-) -> NDArray[np.int64]:
-    """Indices of the examples that each of K devices trains on, in every step.
-
-    Parameters
-    ----------
-    y : ndarray of shape (M,)
-        Classes of the training examples.
-    K : int
-        Number of devices.
-    N : int
-        Examples of a step, a multiple of K.
-    steps : int
-    seed : int
-    skewed : bool
-        Whether each device keeps its own share of the examples, sorted by class. Otherwise each mini-batch is
-        drawn from all examples and dealt out.
-
-    Returns
-    -------
-    ndarray of shape (steps, K, N / K)
-
-    Raises
-    ------
-    ValueError
-        If K does not divide N.
-    """
-    if N % K:
-        raise ValueError(f"N: got {N}, allowed are multiples of K = {K}")
-    rng = np.random.default_rng(seed)
-    shares = np.array_split(np.argsort(y, kind="stable"), K) if skewed else [np.arange(len(y))]
-    size = N // len(shares)
-
-    def stream(share: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        while True:
-            yield from (share[batch] for batch in mini_batches(len(share), size, rng, drop_last=True))
-
-    streams = [stream(share) for share in shares]
-    steps_of = [[next(s) for s in streams] for _ in range(steps)]
-    return np.array(steps_of, dtype=np.int64).reshape(steps, K, N // K)
-
-
-def _compare(given: Arrays) -> Arrays:
-    """Normalize the parts of a batch on each process, with SyncBatchNorm ("sync") and BatchNorm ("batch").
-
-    For each NAME in `given`, NAME.x is a batch (N, C, *spatial), NAME.dy the gradient of its output,
-    NAME.weight and NAME.bias have shape (C,), and NAME.sizes, of shape (K,), counts the examples of each
-    process. Returned are NAME.METHOD.y and .dx of the whole batch, .dweight and .dbias, summed over the
-    processes, .running_mean and .running_var of shape (K, C), and .sent of shape (messages, 2): numbers and
-    bytes of what a process sent.
-    """
-    results: Arrays = {}
-    for name in dict.fromkeys(key.partition(".")[0] for key in given):
-        x, dy, weight, bias, sizes = (
-            given[f"{name}.{key}"] for key in ("x", "dy", "weight", "bias", "sizes")
-        )
-        layers: dict[str, BatchNorm] = {"sync": SyncBatchNorm(len(weight))}
-        if min(sizes) > 1:  # one example alone has no variance
-            layers["batch"] = BatchNorm(len(weight))
-        for method, layer in layers.items():
-            layer.to(torch.from_numpy(x).dtype)
-            layer.load_state_dict(
-                {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}, strict=False
-            )
-            mine, upstream = (
-                torch.split(torch.from_numpy(z), sizes.tolist())[dist.get_rank()] for z in (x, dy)
-            )
-            mine = mine.clone().requires_grad_()
-            with _sent() as sent:
-                y = layer(mine)
-                torch.autograd.backward(y, upstream)
-            whole = _gather({"y": y.detach(), "dx": mine.grad})
-            summed = _gather({f"d{key}": value.grad for key, value in layer.named_parameters()})
-            stacked = _gather({key: getattr(layer, key) for key in ("running_mean", "running_var")})
-            joined = {
-                **{key: np.concatenate(parts) for key, parts in whole.items()},
-                **{key: np.sum(parts, axis=0) for key, parts in summed.items()},
-                **{key: np.stack(parts) for key, parts in stacked.items()},
-                "sent": np.array(sent).reshape(-1, 2),
-            }
-            results |= {f"{name}.{method}.{key}": value for key, value in joined.items()}
-    return results
-
-
-def _train(given: Arrays, settings: argparse.Namespace) -> Arrays:
-    """Train a network for each norm, each way to deal out examples, and each seed.
-
-    `given` holds x_train and y_train, and `settings` what the command line says. Returned are, for each run
-    NORM.SHARDS.SEED, its loss of shape (steps,), the mean over the processes, and every entry of the final
-    state dict, with an axis for the processes in front.
-    """
-    results: Arrays = {}
-    K, rank = dist.get_world_size(), dist.get_rank()
-    x, y = torch.from_numpy(given["x_train"]).double(), torch.from_numpy(given["y_train"])
-    for norm, shards, seed in itertools.product(settings.norm, settings.shards, settings.seeds):
-        torch.manual_seed(seed)  # the same on all processes: they start from the same weights
-        shape = {"depth": settings.depth, "width": settings.width}
-        model: nn.Module = mlp(x.shape[1:], int(y.max()) + 1, norm="batch", **shape).double()
-        if norm == "sync":
-            convert(model)
-        network = DistributedDataParallel(model) if settings.ddp else model
-        order = device_batches(
-            given["y_train"], K, settings.batch_size, settings.steps, seed, skewed=shards == "skewed"
-        )
-        losses = []
-        for batch in torch.from_numpy(order[:, rank]):
-            model.zero_grad()
-            loss = F.cross_entropy(network(x[batch]), y[batch])
-            torch.autograd.backward(loss)
-            if not settings.ddp:  # or else it has been done already
-                average_gradients(model)
-            with torch.no_grad():  # torch.optim.SGD's update, without the second that its import takes
-                for parameter in model.parameters():
-                    parameter.add_(parameter.grad, alpha=-settings.lr)  # type: ignore[arg-type]
-            losses.append(loss.detach())
-        run = {key: np.stack(parts) for key, parts in _gather(model.state_dict()).items()}
-        run["loss"] = np.mean(_gather({"loss": torch.stack(losses)})["loss"], axis=0)
-        results |= {f"{norm}.{shards}.{seed}.{key}": value for key, value in run.items()}
-    return results
-
-
-def _fail(how: str) -> None:
-    """Let the last process die or stall while the others wait for it."""
-    if dist.get_rank() == dist.get_world_size() - 1:
-        if how == "die":
-            os._exit(DIED)  # at once, without a goodbye: as when a machine loses power
-        time.sleep(3600)
-    dist.all_reduce(torch.ones(1))
-
-
-def _gather(own: dict[str, Any]) -> dict[str, list[NDArray[Any]]]:
-    """The arrays of each process, in the order of the processes."""
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, {key: value.numpy() for key, value in own.items()})
-    return {key: [part[key] for part in parts] for key in own}
-
-
-@contextmanager
-def _sent() -> Iterator[list[tuple[int, int]]]:
-    """Numbers and bytes of each message that this process sends."""
-    sent: list[tuple[int, int]] = []
-
-    def gather(parts: list[Tensor], message: Tensor, group: Group) -> None:
-        sent.append((message.numel(), message.nbytes))
-        all_gather(parts, message, group)
-
-    def reduce(message: Tensor, group: Group) -> None:
-        sent.append((message.numel(), message.nbytes))
-        all_reduce(message, group=group)
-
-    all_gather, all_reduce = dist.all_gather, dist.all_reduce
-    with mock.patch.multiple(dist, all_gather=gather, all_reduce=reduce):
-        yield sent
-
-
-# --------------------------------------------------------------------------- starting it
-
-
-def launch(
-    *arguments: str, processes: int = 2, limit: float = 120, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """Start ``python -m bnbook.distributed`` in several processes of this machine, with torchrun, and wait.
-
-    The processes talk through the loopback interface, on a port that is free.
-
-    Parameters
-    ----------
-    *arguments : str
-        Of the script.
-    processes : int
-    limit : float
-        Seconds after which the processes are ended, and ``subprocess.TimeoutExpired`` is raised.
-    check : bool
-        Whether a failure is an error here.
-
-    Returns
-    -------
-    subprocess.CompletedProcess
-        With exit code, standard output and standard error.
-
-    Raises
-    ------
-    RuntimeError
-        If `check` is set and the exit code is not 0, with the end of the standard error.
-    """
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command = [
-        sys.executable,
-        *torchrun,
-        f"--nproc-per-node={processes}",
-        "-m",
-        "bnbook.distributed",
-        *arguments,
-    ]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": LOOPBACK, "OMP_NUM_THREADS": "1"}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as torchrun_process:
-        try:
-            out, err = torchrun_process.communicate(timeout=limit)
-        except BaseException:
-            torchrun_process.terminate()  # it ends its processes, which a kill would leave behind
-            raise
-    done = subprocess.CompletedProcess(command, torchrun_process.returncode, out, err)
-    if check and done.returncode:
-        raise RuntimeError(f"torchrun: exit code {done.returncode}\n{err[-4000:]}")
-    return done
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="torchrun [...] -m bnbook.distributed",
-        description="Several commands, with the word THEN between them, run one after another.",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=30, help="seconds to wait for the others (default: 30)"
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, does in (("compare", _compare.__doc__), ("train", _train.__doc__)):
-        command = commands.add_parser(name, help=str(does).partition("\n")[0], description=does)
-        command.add_argument("input", help=".npz file, read by all processes")
-        command.add_argument("output", help=".npz file, written by process 0")
-    command.add_argument("--norm", nargs="+", choices=["sync", "batch"], default=["sync"])
-    command.add_argument("--shards", nargs="+", choices=["shuffled", "skewed"], default=["shuffled"])
-    command.add_argument("--seeds", nargs="+", type=int, default=[0])
-    command.add_argument("--steps", type=int, default=100)
-    command.add_argument("--batch-size", type=int, default=32, help="examples of all processes together")
-    command.add_argument("--lr", type=float, default=0.1)
-    command.add_argument("--depth", type=int, default=2)
-    command.add_argument("--width", type=int, default=32)
-    command.add_argument("--ddp", action="store_true", help="average gradients with DistributedDataParallel")
-    command = commands.add_parser("fail", help=str(_fail.__doc__), description=_fail.__doc__)
-    command.add_argument("how", choices=["die", "stall"])
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The script that each process runs; torchrun has told it by the environment which one it is."""
-    parser = _parser()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    jobs = [list(job) for then, job in itertools.groupby(words, "THEN".__eq__) if not then] or [[]]
-    todo = [parser.parse_args(job) for job in jobs]
-    if "RANK" not in os.environ:
-        parser.error("this process does not know which of how many it is: let torchrun start it")
-
-    dist.init_process_group("gloo", timeout=timedelta(seconds=todo[0].timeout))
-    for settings in todo:
-        if settings.command == "fail":
-            _fail(settings.how)
-            continue
-        with np.load(settings.input) as file:
-            given = dict(file)
-        results = _compare(given) if settings.command == "compare" else _train(given, settings)
-        if dist.get_rank() == 0:
-            np.savez(settings.output, allow_pickle=False, **results)
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnbook import layers, lp_norms
+from bnbook import layers
 from bnbook._checks import check_choice
 
 __all__ = [
@@ -55,7 +55,7 @@ NORMS: dict[str, Callable[[int, Any], nn.Module]] = {
     "dyt": lambda channels, alpha0: layers.DyT(channels, alpha0 or 0.5, channels_last=False),
     "renorm": lambda channels, _: layers.BatchRenorm(channels, r_max=3, d_max=5),  # the paper's limits
     "ghost": lambda channels, size: layers.GhostBatchNorm(channels, size or 0),  # 0 is refused: name a size
-    "lp": lambda channels, p: lp_norms.LpBatchNorm(channels, p),  # None is refused: name a p
+    "lp": lambda channels, p: layers.LpBatchNorm(channels, p),  # None is refused: name a p
 }
 
 

@@ -7,12 +7,13 @@ constants; no statistic of a batch or of an example is taken.
 * :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]_).
 * :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]_).
 * :class:`NormFreeBlock` divides the branch's input by the standard deviation that it should have, and adds
-  a fixed share of its output ([brock2021signal]_); its layers are :class:`ScaledWSLinear`.
-* :func:`clip_adaptively` limits the gradient of each unit relative to its weights ([brock2021]_).
+  a fixed share of its output ([brock2021signal]_); its layers are :class:`bnbook.layers.ScaledWSLinear`.
+* :func:`bnbook.layers.clip_adaptively` limits the gradient of each unit relative to its weights
+  ([brock2021]_).
 
 The blocks map rows of features (N, width) to (N, width). Their activation is ReLU, and stands before each
 linear layer. Everywhere `scale` is a factor of He's first weights, and `clipping` is for
-:func:`clip_adaptively`; None clips nothing.
+:func:`bnbook.layers.clip_adaptively`; None clips nothing.
 """
 
 from __future__ import annotations
@@ -25,204 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnbook._checks import check_positive, check_whole
-from bnbook.weight_standardization import EPS, standardized
+from bnbook.layers import ScaledWSLinear, clip_adaptively
 
-__all__ = [
-    "RELU_GAIN",
-    "Clip",
-    "ClippedLinear",
-    "FixupBlock",
-    "NormFreeBlock",
-    "ScaledWSConv2d",
-    "ScaledWSLinear",
-    "SkipInitBlock",
-    "clip_adaptively",
-    "he_linear",
-    "scaled_standardized",
-]
-
-RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
-"""One over the standard deviation of max(0, z) for a standard Gaussian z, 1.7129."""
-
-
-# --------------------------------------------------------------------------- scaled weight standardization
-
-
-def scaled_standardized(weight: Tensor, gain: float | Tensor = 1.0, eps: float = EPS) -> Tensor:
-    """Standardize each filter and scale it by gain / sqrt(fan_in): [brock2021], equation 1.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (C_out, C_in) or (C_out, C_in, *kernel)
-        One filter for each output channel.
-    gain : float or Tensor of shape (C_out,)
-        Length of each filter afterwards (for eps = 0). With inputs of variance 1 / gain^2 that are not
-        correlated and share one mean, the outputs have mean 0 and variance 1.
-    eps : float
-        As for :func:`bnbook.weight_standardization.standardized`.
-
-    Returns
-    -------
-    Tensor
-        Of the shape of `weight`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`bnbook.weight_standardization.standardized`.
-    """
-    rows = standardized(weight, eps)
-    scale = gain / math.sqrt(math.prod(weight.shape[1:]))
-    if isinstance(scale, Tensor):
-        scale = scale.view(-1, *[1] * (weight.ndim - 1))
-    return rows * scale
-
-
-class _ScaledWS(nn.Module):
-    """What the linear layer and the convolution share: gains, clipping, and how first filters are drawn."""
-
-    weight: Tensor
-    bias: Any  # a tensor or None; torch declares it differently in the two layers
-
-    def __init__(
-        self,
-        *args: Any,
-        gain: float = RELU_GAIN,
-        clipping: float | None = None,
-        eps: float = EPS,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.gain = nn.Parameter(self.weight.new_full((len(self.weight),), gain))
-        self.clipping = clipping
-        self.eps = eps
-
-    def reset_parameters(self) -> None:
-        """Draw filters with an expected squared length of 1, and set biases to 0."""
-        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def scaled_weight(self) -> Tensor:
-        """The scaled standardized weight, clipped on its way back."""
-        return scaled_standardized(_clipped(self), self.gain, self.eps)
-
-    def extra_repr(self) -> str:
-        """What ``print(layer)`` shows between the brackets."""
-        return f"{super().extra_repr()}, clipping={self.clipping}, eps={self.eps}"
-
-
-class ScaledWSLinear(_ScaledWS, nn.Linear):
-    """Linear layer with scaled standardized rows, and a gain to learn for each of them.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        As for ``nn.Linear``.
-    gain : float
-        First value of each row's gain; by default that of ReLU.
-    clipping : float, optional
-        If given, the gradient of the weight goes through :func:`clip_adaptively`.
-    eps : float
-        For :func:`scaled_standardized`.
-
-    Raises
-    ------
-    ValueError
-        For what ``nn.Linear``, :func:`scaled_standardized` or :func:`clip_adaptively` rejects.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply `x` by the scaled standardized weight."""
-        return F.linear(x, self.scaled_weight(), self.bias)
-
-
-class ScaledWSConv2d(_ScaledWS, nn.Conv2d):
-    """Convolution with scaled standardized filters, and a gain to learn for each of them.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        As for ``nn.Conv2d``.
-    gain, clipping, eps
-        As for :class:`ScaledWSLinear`.
-
-    Raises
-    ------
-    ValueError
-        As :class:`ScaledWSLinear`.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve `x` with the scaled standardized filters."""
-        y: Tensor = self._conv_forward(x, self.scaled_weight(), self.bias)
-        return y
-
-
-def _clipped(layer: _ScaledWS | ClippedLinear) -> Tensor:
-    return layer.weight if layer.clipping is None else clip_adaptively(layer.weight, layer.clipping)
-
-
-# --------------------------------------------------------------------------- adaptive gradient clipping
-
-
-def clip_adaptively(weight: Tensor, clipping: float, eps: float = 1e-3) -> Tensor:
-    """Return `weight`; on its way back, limit the gradient of each unit relative to its weights.
-
-    Adaptive gradient clipping ([brock2021]_, equation 3): where the gradient G of a unit, a row of the weight
-    (C_out, *rest), is longer than clipping * max(length of the row, eps), it is shortened to that length. A
-    step of SGD then moves no unit by more than the rate times `clipping` times its own length; `eps` lets
-    weights of zero move. As a part of the network, not of the optimizer, it works with any of them, and under
-    ``torch.func.vmap``. The weight has to be used only once.
-
-    >>> weight = torch.tensor([[3.0, 4.0]], requires_grad=True)
-    >>> clip_adaptively(weight, clipping=0.1).sum().backward()
-    >>> weight.grad.norm()
-    tensor(0.5000)
-    """
-    check_positive(clipping=clipping, eps=eps)
-    if weight.ndim < 2:
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (C_out, *rest)")
-    out: Tensor = Clip.apply(weight, clipping, eps)  # type: ignore[no-untyped-call]
-    return out
-
-
-class Clip(torch.autograd.Function):
-    """The identity, with another gradient: what :func:`clip_adaptively` applies."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, clipping: float, eps: float) -> Tensor:
-        """The weight."""
-        return weight.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep what the gradient needs."""
-        weight, ctx.clipping, ctx.eps = inputs
-        ctx.save_for_backward(weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient, no row longer than allowed."""
-        (weight,) = ctx.saved_tensors
-        allowed = ctx.clipping * _row_norms(weight).clamp(min=ctx.eps)
-        # A gradient of zero is allowed: dividing by at least a tiny number keeps 0 / 0 away.
-        factor = (allowed / _row_norms(gradient).clamp(min=1e-30)).clamp(max=1)
-        return gradient * factor, None, None
-
-
-def _row_norms(values: Tensor) -> Tensor:
-    """Length of each row of (C_out, *rest), in a shape that broadcasts against it."""
-    return values.square().sum(tuple(range(1, values.ndim)), keepdim=True).sqrt()
-
-
-# --------------------------------------------------------------------------- residual blocks
+__all__ = ["ClippedLinear", "FixupBlock", "NormFreeBlock", "SkipInitBlock", "he_linear"]
 
 
 class ClippedLinear(nn.Linear):
-    """Linear layer whose weight has :func:`clip_adaptively` on its way back.
+    """Linear layer whose weight has :func:`bnbook.layers.clip_adaptively` on its way back.
 
     >>> ClippedLinear(2, 3, clipping=0.1)
     ClippedLinear(in_features=2, out_features=3, bias=True, clipping=0.1)
@@ -234,7 +44,8 @@ class ClippedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply `x` by the weight."""
-        return F.linear(x, _clipped(self), self.bias)
+        weight = self.weight if self.clipping is None else clip_adaptively(self.weight, self.clipping)
+        return F.linear(x, weight, self.bias)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows between the brackets."""

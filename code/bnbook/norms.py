@@ -353,6 +353,7 @@ def fold_batch_norm(
     gamma: Array,
     beta: Array,
     eps: float = 1e-5,
+    out_axis: int | None = None,
 ) -> tuple[Array, Array]:
     """Fold batch norm at inference into the linear or convolution layer before it.
 
@@ -361,12 +362,15 @@ def fold_batch_norm(
     Parameters
     ----------
     weight : ndarray of shape (C_out, C_in) or (C_out, C_in, *kernel)
-        Weight of the layer, output channels first.
+        Weight of the layer, output channels on `out_axis`.
     bias : ndarray of shape (C_out,) or None
         Bias of the layer; None counts as zero.
     mean, var, gamma, beta : ndarray of shape (C_out,)
         State of the batch norm that follows.
     eps : float
+    out_axis : {0, 1}, optional
+        0, or 1 for PyTorch's transposed convolutions (without groups), whose weight has shape
+        (C_in, C_out, *kernel). Must be given where a kernel has C_in = C_out: nothing else tells them apart.
 
     Returns
     -------
@@ -383,14 +387,22 @@ def fold_batch_norm(
     if weight.ndim < 2:
         raise ValueError(f"weight: got shape {weight.shape}, expected (C_out, C_in, *kernel)")
     check_not_negative(eps=eps)
-    check_shape(weight.shape[:1], mean=mean, var=var, gamma=gamma, beta=beta)
+    unclear = weight.ndim > 2 and weight.shape[0] == weight.shape[1]
+    if out_axis not in ((0, 1) if unclear else (None, 0, 1)):
+        raise ValueError(
+            f"out_axis: got {out_axis} for a weight of shape {weight.shape}, expected 0 for a convolution, "
+            "1 for a transposed one"
+        )
+    axis = out_axis or 0
+    check_shape(weight.shape[axis : axis + 1], mean=mean, var=var, gamma=gamma, beta=beta)
     if bias is None:
-        bias = np.zeros(len(weight))
-    check_shape(weight.shape[:1], bias=bias)
+        bias = np.zeros(weight.shape[axis])
+    check_shape(weight.shape[axis : axis + 1], bias=bias)
     bias, mean, var, gamma, beta = (np.asarray(p, weight.dtype) for p in (bias, mean, var, gamma, beta))
     check_variance(var, eps)
     scale = gamma / np.sqrt(var + weight.dtype.type(eps))
-    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), scale * (bias - mean) + beta
+    by_output = scale.reshape(-1, *[1] * (weight.ndim - 1 - axis))
+    return weight * by_output, scale * (bias - mean) + beta
 
 
 # --------------------------------------------------------------------------- the rest of the family

@@ -30,7 +30,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from bnbook._checks import check_choice, check_not_negative
 from bnbook._untouched import random_state_kept, watching
-from bnbook.layers import BatchNorm
 
 __all__ = [
     "CovariateShift",
@@ -568,7 +567,7 @@ def _layers_with_weight(model: nn.Module, x: Tensor) -> dict[str, tuple[str, lis
 def _dependence(model: nn.Module, x: Tensor) -> str:
     """Why the output of an example depends on other examples; empty if it does not."""
     for name, layer in model.named_modules():
-        if isinstance(layer, _BatchNorm | BatchNorm) and (layer.training or layer.running_mean is None):
+        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
             return f"layer {name!r} normalizes with the statistics of the batch"
     half = len(x) // 2
     with torch.no_grad():

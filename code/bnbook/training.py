@@ -27,13 +27,13 @@ from bnbook._checks import check_not_negative, check_whole
 from bnbook._extra import book_extra
 from bnbook._stacking import NotStackable, Stack, description
 from bnbook.data import Data
-from bnbook.layers import BatchNorm
+from bnbook.layers import let_values_diverge
 from bnbook.sgd import endless
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["History", "Runs", "fit", "may_diverge", "sweep"]
+__all__ = ["History", "Runs", "fit", "sweep"]
 
 Schedule = Callable[[int], float]
 Record = Callable[[nn.Module, int], dict[str, Any]]
@@ -68,6 +68,7 @@ class History:
     diverged: int | None
 
 
+@let_values_diverge()  # a loss that is not finite ends a training: a layer's error would come before it
 def fit(
     model: nn.Module,
     data: Data,
@@ -123,7 +124,7 @@ def fit(
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
     loss_of, rows = np.full(steps, np.nan), []
 
-    with may_diverge(model), _progress_bar(steps, progress) as advance:
+    with _progress_bar(steps, progress) as advance:
         for step in range(steps + 1):
             if step in evaluations:
                 model.eval()
@@ -321,27 +322,6 @@ class Runs:
         )
 
 
-@contextmanager
-def may_diverge(*models: nn.Module) -> Iterator[None]:
-    """Inside, layers let NaN and infinity pass, so that a training can record its divergence.
-
-    >>> from bnbook.layers import BatchNorm
-    >>> layer = BatchNorm(1)
-    >>> with may_diverge(layer):
-    ...     bool(layer(torch.tensor([[1.0], [math.inf]])).isnan().any())
-    True
-    """
-    parts = [part for model in models for part in model.modules()]
-    checking = [part for part in parts if isinstance(part, BatchNorm) and part.check_finite]
-    for part in checking:
-        part.check_finite = False
-    try:
-        yield
-    finally:
-        for part in checking:
-            part.check_finite = True
-
-
 # --------------------------------------------------------------------------- one member, and many at once
 
 
@@ -378,8 +358,7 @@ def _fit_task(
     """Train members as one if they come with their models, else or if these refuse one by one; and why."""
     if models:
         try:
-            with may_diverge(*models):
-                return _fit_stack(members, Stack(models), data, **shared), ""
+            return _fit_stack(members, Stack(models), data, **shared), ""
         except NotStackable as reason:
             why = str(reason)
     histories = []
@@ -392,6 +371,7 @@ def _fit_task(
     return histories, why
 
 
+@let_values_diverge()
 def _fit_stack(
     members: list[dict[str, Any]],
     stack: Stack,

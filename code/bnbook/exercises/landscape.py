@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bnbook import layers, lp_norms, models
+from bnbook import layers, models
 from bnbook.exercises._engine import Exercise, Inputs, Mistake, numbers
 
 # --------------------------------------------------------------------------- 1: on paper
@@ -179,7 +179,7 @@ def _describe(model: nn.Module, inputs: Inputs) -> tuple[NDArray[Any], ...]:
     """Sizes of the layers, p, gamma and beta of each norm, and whether gamma learns."""
     norms: list[Any] = [part for part in model.modules() if isinstance(part, layers.BatchNorm)]
     sizes = [tuple(part.weight.shape) for part in model.modules() if isinstance(part, nn.Linear)]
-    p = [part.p if isinstance(part, lp_norms.LpBatchNorm) else 2.0 for part in norms]
+    p = [part.p if isinstance(part, layers.LpBatchNorm) else 2.0 for part in norms]
     return (
         np.array(sizes),
         1 / np.array(p),  # infinity becomes 0, a number that can be compared

@@ -51,7 +51,8 @@ def names() -> list[str]:
     >>> names()
     ['ics', 'landscape']
     """
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_")
+    found = {module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"}
+    return sorted(found - {"distributed"})  # which has its own script, for several processes
 
 
 def load(name: str) -> Experiment:

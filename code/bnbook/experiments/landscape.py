@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnbook import data, models, probes, training
+from bnbook import data, layers, models, probes, training
 from bnbook._checks import check_choice
 from bnbook.experiments import points
 from bnbook.experiments._vision import batches_of, images_of, seeded
@@ -208,6 +208,7 @@ class _Look:
         return found
 
 
+@layers.let_values_diverge()  # a loss that is not finite ends the run below
 def _vgg(
     norm: models.Norm,
     widths: Sequence[int],
@@ -225,14 +226,13 @@ def _vgg(
         part = images_of(images, device)
         model = models.vgg(part[0].shape[1:], int(part[1].max()) + 1, widths=widths, norm=norm).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-        with training.may_diverge(model):
-            for step, (x, y) in enumerate(batches_of(part, batch_size, steps, seed)):
-                if step % every == 0:
-                    rows.append({"step": step, **along_gradient(model, F.cross_entropy, x, y, lr)})
-                value = F.cross_entropy(model(x), y)
-                if not bool(torch.isfinite(value)):
-                    break
-                optimizer.zero_grad()
-                torch.autograd.backward(value)
-                optimizer.step()
+        for step, (x, y) in enumerate(batches_of(part, batch_size, steps, seed)):
+            if step % every == 0:
+                rows.append({"step": step, **along_gradient(model, F.cross_entropy, x, y, lr)})
+            value = F.cross_entropy(model(x), y)
+            if not bool(torch.isfinite(value)):
+                break
+            optimizer.zero_grad()
+            torch.autograd.backward(value)
+            optimizer.step()
     return rows
