@@ -137,10 +137,11 @@ def blended(layer: NormLayer, x: Tensor, prior: Prior) -> Tensor:
     """
     if prior == 0:
         check_several(x, (0, *range(2, x.ndim)), "channel")
-    z = _by_channel(x)
+    z = x.double().reshape(*x.shape[:2], -1)  # in float64 a mean far from zero costs no digits
     mean, var = z.mean((0, 2)), z.var((0, 2), correction=0)
     if prior != 0:
-        weight, running_mean, running_var = training_weight(layer, z, prior), *_running(layer)
+        weight = training_weight(layer, z, prior)
+        running_mean, running_var = _running(layer)
         mean = weight * running_mean + (1 - weight) * mean
         var = weight * running_var + (1 - weight) * var
     y = (z - mean[:, None]) * torch.rsqrt(var + layer.eps)[:, None]
@@ -335,11 +336,6 @@ def nearest_mixture(target: Tensor, means: Tensor, var: Tensor) -> Tensor:
 # --------------------------------------------------------------------------- small shared parts
 
 
-def _by_channel(x: Tensor) -> Tensor:
-    """(N, C) or (N, C, *spatial) as (N, C, S), in float64: a mean far from zero loses no digits."""
-    return x.double().reshape(*x.shape[:2], -1)
-
-
 def _running(layer: NormLayer) -> tuple[Tensor, Tensor]:
     """Running mean and variance in float64; adapted() has seen to it that there are any."""
     return cast(Tensor, layer.running_mean).double(), cast(Tensor, layer.running_var).double()
@@ -352,7 +348,7 @@ def _example_means(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     def see(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
         if name in norms:
-            found[name] = _by_channel(args[0]).mean(2)
+            found[name] = args[0].double().reshape(*args[0].shape[:2], -1).mean(2)
 
     with adapted(model, math.inf), watching(model, see):
         model(x)
