@@ -462,7 +462,7 @@ def test_the_nearest_mixture_is_the_one_of_a_general_optimizer(seed, far):
     def distance(weights):
         return float(((torch.from_numpy(weights) @ means - target) ** 2 / var).sum())
 
-    found = adaptation._nearest_mixture(target, means, var)
+    found = adaptation.nearest_mixture(target, means, var)
     best = optimize.minimize(
         distance,
         np.full(3, 1 / 3),

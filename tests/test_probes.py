@@ -121,6 +121,60 @@ def test_each_example_has_its_own_dropout():
     assert not torch.equal(rows[0] == 0, rows[1] == 0)
 
 
+class OwnNorm(nn.Module):
+    """Batch norm as a reader writes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(5))
+
+    def forward(self, x):
+        if not self.training:
+            return x - self.mean
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+        return (x - x.mean(0)) / x.std(0)
+
+
+class FromFirst(nn.Module):
+    """The distance from the first example of the batch."""
+
+    def forward(self, x):
+        return x - x[:1]
+
+
+@pytest.mark.parametrize("layer", [OwnNorm, FromFirst])
+def test_a_model_whose_examples_depend_on_each_other_is_refused_whatever_the_layer(layer):
+    model = build(lambda: nn.Sequential(nn.Linear(6, 5), layer(), nn.Linear(5, 3)))
+    with pytest.raises(ValueError, match=r"^model: .* changes when others do, .*evaluation mode"):
+        probes.per_example_gradients(model, F.cross_entropy, *examples())
+    assert len(probes.jacobian_singular_values(model, examples()[0])) == 1  # the whole batch is one map
+
+
+class Mean(nn.Module):
+    """The mean over the batch."""
+
+    def forward(self, x):
+        return x.mean()
+
+
+def test_a_model_with_one_output_for_the_whole_batch_is_one_map():
+    x, y = examples()
+    torch.testing.assert_close(
+        probes.jacobian_singular_values(Mean(), x), torch.full((1, 1), 42**-0.5, dtype=f64)
+    )
+    with pytest.raises(ValueError, match="model: its output has no row for each example"):
+        probes.per_example_gradients(build(lambda: nn.Sequential(nn.Linear(6, 5), Mean())), F.mse_loss, x, y)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_model_whose_examples_are_independent_is_not_refused(size):
+    model = build(lambda: nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), OwnNorm(), nn.Linear(5, 3)))
+    model[2].eval()
+    x, y = examples((size, 6))
+    assert len(probes.per_example_gradients(model, F.cross_entropy, x, y)) == size
+    assert len(probes.jacobian_singular_values(model, x)) == size
+
+
 def training_norm(norm):
     return nn.Sequential(nn.Linear(6, 3), norm)
 
@@ -140,7 +194,7 @@ BAD = {
         lambda: training_norm(nn.BatchNorm1d(3, track_running_stats=False)).eval(),
         3,
         3,
-        "allowed is a layer in evaluation mode with running statistics",
+        "allowed is a model in evaluation mode",
     ),
 }
 
@@ -253,7 +307,7 @@ BAD_VALUES = {
     "whole numbers": (lambda: probes.percentiles(torch.ones(3, dtype=torch.long)), "of torch.int64"),
     "activation": (
         lambda: probes.saturated_share(m, "relu"),
-        "activation: got 'relu', allowed are ['sigmoid', 'tanh']",
+        "activation: got 'relu', allowed are sigmoid, tanh",
     ),
     "thresholds": (lambda: probes.saturated_share(m, low=0.9, high=0.1), "low, high: got 0.9 and 0.1"),
     "shapes": (lambda: probes.drift(m, s[:2]), "medians, spreads: got shapes (3, 2) and (2, 2)"),

@@ -249,7 +249,7 @@ BAD = {
         call(probes.gradient_norms, nn.BatchNorm1d(6).to(f64)),
         "model: no nn.Linear or convolution",
     ),
-    "rate": (call(shift(lr=-0.1)), "lr: got -0.1, expected a finite number, at least 0"),
+    "rate": (call(shift(lr=-0.1)), "lr: got -0.1, expected a finite number, 0 or larger"),
     "infinite rate": (call(shift(lr=float("inf"))), "lr: got inf"),
     "no layers": (call(shift(layers=[])), "layers: got [], allowed are one or more of 0 to 0"),
     "layer too high": (call(shift(layers=[0, 1])), "layers: got [0, 1], allowed are one or more of 0 to 0"),

@@ -273,8 +273,8 @@ def test_a_selected_part_keeps_its_other_axes(runs):
         (lambda: swept(lr=[0.1, -1.0]), "lr: got -1.0, expected a finite number, 0 or larger"),
         (lambda: swept(lr=math.nan), "lr: got nan, expected a finite number"),
         (lambda: swept(batch_size=301), "batch_size: got 301, expected a whole number from 1 to 300"),
-        (lambda: swept(steps=0), "steps: got 0, expected a whole number from 1"),
-        (lambda: swept(evaluate_every=0), "evaluate_every: got 0, at least 1 is needed"),
+        (lambda: swept(steps=0), "steps: got 0, expected a whole number, 1 or more"),
+        (lambda: swept(evaluate_every=0), "evaluate_every: got 0, expected a whole number, 1 or more"),
         (lambda: swept(norm=["bath"]), "norm: got 'bath', allowed are"),
     ],
 )

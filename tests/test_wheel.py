@@ -13,7 +13,7 @@ CODE = Path(__file__).resolve().parents[1] / "code"
 # Modules that need NumPy and torch alone, and those of the book's pages.
 LIGHT = [
     *("norms", "sgd", "whitening", "data", "shifts"),
-    *("layers", "distributed", "norm_free", "models", "probes"),
+    *("layers", "distributed", "norm_free", "models", "training", "probes", "adaptation"),
 ]
 PAGES = ["claims", "plots", "show"]
 BLOCKED = [

@@ -9,14 +9,6 @@ Three methods, all of which leave the weights of linear layers and convolutions 
 
 The model is given back as it was: no function here writes to its parameters, its running statistics or its
 mode.
-
-.. [li2017] Y. Li, N. Wang, J. Shi, J. Liu, X. Hou. Revisiting Batch Normalization for Practical Domain
-   Adaptation. arXiv:1603.04779.
-.. [nado2020] Z. Nado et al. Evaluating Prediction-Time Batch Normalization for Robustness under Covariate
-   Shift. arXiv:2006.10963.
-.. [schneider2020] S. Schneider et al. Improving Robustness against Common Corruptions by Covariate Shift
-   Adaptation. arXiv:2006.16971.
-.. [wang2021] D. Wang et al. Tent: Fully Test-Time Adaptation by Entropy Minimization. arXiv:2006.10726.
 """
 
 from __future__ import annotations
@@ -24,30 +16,35 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnbook._checks import check_several
+from bnbook._extra import book_extra
+from bnbook._untouched import modes_kept, watching
 
 __all__ = [
     "Tent",
     "adapted",
     "batch_norms",
+    "blended",
     "class_means",
     "entropy",
+    "nearest_mixture",
     "predict",
+    "shift_score",
     "shift_scores",
     "tent",
+    "training_weight",
 ]
 
 NormLayer = _BatchNorm
 Prior = float | str
-Floats = NDArray[np.float64]
 
 
 class Tent(NamedTuple):
@@ -70,22 +67,10 @@ class Tent(NamedTuple):
 
 
 def batch_norms(model: nn.Module) -> dict[str, NormLayer]:
-    """Find the layers that normalize with statistics of the batch in training.
+    """Find the layers that normalize with statistics of the batch in training, ours and PyTorch's, by name.
 
-    Parameters
-    ----------
-    model : nn.Module
-        With :class:`bnbook.layers.BatchNorm` or PyTorch's ``nn.BatchNorm1d``, ``2d`` or ``3d``.
-
-    Returns
-    -------
-    dict of str to nn.Module
-        By name, in the order of the model.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one whose scale is no standard deviation.
+    >>> list(batch_norms(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.LayerNorm(4))))
+    ['1']
     """
     found = {name: part for name, part in model.named_modules() if isinstance(part, NormLayer)}
     if not found:
@@ -98,36 +83,26 @@ def batch_norms(model: nn.Module) -> dict[str, NormLayer]:
 
 @contextmanager
 def adapted(model: nn.Module, prior: Prior = 0.0) -> Iterator[nn.Module]:
-    """Normalize with statistics of the batch, blended with those of the training, inside a ``with`` block.
-
-    A batch of n examples has the mean and the biased variance of a channel. The layer uses ([schneider2020]_,
-    equation 1, of mean and variance alike)
-
-        prior / (prior + n) * running statistic + n / (prior + n) * statistic of the batch.
+    """Normalize with :func:`blended` statistics of batch and training, inside a ``with`` block.
 
     All modules are in evaluation mode inside: dropout is off, and the running statistics stay. Gradients flow
     through the statistics of the batch. Afterwards every module is in the mode in which it was.
 
     Parameters
     ----------
-    model : nn.Module
     prior : float or 'auto'
         How many examples the training statistics count for: 0 for the batch alone, ``math.inf`` for the
         training alone, which is the usual inference. With ``'auto'`` each layer chooses n / (Q - 1) for
         its own score Q of the batch, as :func:`shift_scores` computes it, and the training alone if Q is
         at most 1.
 
-    Yields
-    ------
-    nn.Module
-        The model.
-
-    Raises
-    ------
-    ValueError
-        For a negative or unknown `prior`; for a model without batch normalization, or, unless `prior` is 0,
-        one without running statistics; inside, for a batch with one value per channel if `prior` is 0, and
-        for one example if it is ``'auto'``.
+    Examples
+    --------
+    >>> model = nn.BatchNorm1d(1).eval()
+    >>> with adapted(model):
+    ...     model(torch.tensor([[9.0], [11.0]])).round(decimals=3)
+    tensor([[-1.],
+            [ 1.]], grad_fn=<RoundBackward1>)
     """
     if (prior != "auto") if isinstance(prior, str) else not prior >= 0:  # so that NaN, too, is refused
         raise ValueError(f"prior: got {prior!r}, allowed are numbers from 0 to infinity, and 'auto'")
@@ -139,41 +114,64 @@ def adapted(model: nn.Module, prior: Prior = 0.0) -> Iterator[nn.Module]:
             )
 
     def blend(layer: NormLayer, args: tuple[Any, ...], _: Tensor) -> Tensor:
-        return _blended(layer, args[0], prior)
+        return blended(layer, args[0], prior)
 
-    modes = {part: part.training for part in model.modules()}
-    # With the training statistics alone evaluation mode is all: no hook recomputes what it does.
-    hooked = [] if prior == math.inf else list(found.values())
-    handles = [layer.register_forward_hook(blend) for layer in hooked]
-    try:
+    with modes_kept(model), ExitStack() as hooks:
+        # With the training statistics alone evaluation mode is all: no hook recomputes what it does.
+        for layer in found.values() if prior != math.inf else ():
+            hooks.enter_context(layer.register_forward_hook(blend))
         yield model.eval()
-    finally:
-        for handle in handles:
-            handle.remove()
-        for part, training in modes.items():
-            part.training = training
+
+
+def blended(layer: NormLayer, x: Tensor, prior: Prior) -> Tensor:
+    """Normalize with the batch's statistics and the running ones, the latter worth `prior` examples.
+
+    A batch of n examples has the mean and the biased variance of a channel. The layer uses ([schneider2020]_,
+    equation 1, of mean and variance alike)
+
+        prior / (prior + n) * running statistic + n / (prior + n) * statistic of the batch.
+
+    >>> blended(nn.BatchNorm1d(1, affine=False), torch.tensor([[4.0], [8.0]]), prior=2).round(decimals=3)
+    tensor([[0.6320],
+            [3.1620]])
+    """
+    if prior == 0:
+        check_several(x, (0, *range(2, x.ndim)), "channel")
+    z = x.double().reshape(*x.shape[:2], -1)  # in float64 a mean far from zero costs no digits
+    mean, var = z.mean((0, 2)), z.var((0, 2), correction=0)
+    if prior != 0:
+        weight = training_weight(layer, z, prior)
+        running_mean, running_var = _running(layer)
+        mean = weight * running_mean + (1 - weight) * mean
+        var = weight * running_var + (1 - weight) * var
+    y = (z - mean[:, None]) * torch.rsqrt(var + layer.eps)[:, None]
+    if layer.weight is not None and layer.bias is not None:
+        y = y * layer.weight[:, None] + layer.bias[:, None]
+    return y.view(x.shape).to(x.dtype)
+
+
+def training_weight(layer: NormLayer, z: Tensor, prior: Prior) -> float:
+    """Weight of the training statistics next to those of the batch (n, channels, positions).
+
+    >>> training_weight(nn.BatchNorm1d(1), torch.zeros(6, 1, 1), prior=2)
+    0.25
+    """
+    if isinstance(prior, str):
+        mean, var = _running(layer)
+        score = float(shift_score(z.detach().mean(2), mean, var + layer.eps))
+        return 1 / max(score, 1.0)
+    return prior / (prior + len(z))
 
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Tensor], prior: Prior = 0.0) -> Tensor:
     """Scores of all batches, each with statistics of its own, blended with those of the training.
 
-    Parameters
-    ----------
-    model : nn.Module
-    batches : iterable of Tensor
-        Inputs; ``x.split(50)`` makes batches of 50.
-    prior : float or 'auto'
-        As in :func:`adapted`.
+    `prior` is as in :func:`adapted`; ``x.split(50)`` makes batches of 50.
 
-    Returns
-    -------
-    Tensor of shape (examples, K)
-
-    Raises
-    ------
-    ValueError
-        As :func:`adapted`, or if there is no batch.
+    >>> model, x = nn.BatchNorm1d(1, affine=False), torch.tensor([[0.0], [2.0], [70.0], [72.0]])
+    >>> predict(model, x.split(2)).round(decimals=3).ravel()
+    tensor([-1.,  1., -1.,  1.])
     """
     with adapted(model, prior):
         scores = [model(x) for x in batches]
@@ -183,16 +181,10 @@ def predict(model: nn.Module, batches: Iterable[Tensor], prior: Prior = 0.0) -> 
 
 
 def entropy(scores: Tensor) -> Tensor:
-    """Entropy of the softmax of each row, in nats.
+    """Entropy of the softmax of each row, in nats: from 0 (one class is certain) to log K (all are equal).
 
-    Parameters
-    ----------
-    scores : Tensor of shape (..., K)
-
-    Returns
-    -------
-    Tensor of shape (...,)
-        From 0 (one class is certain) to log K (all are equally likely).
+    >>> entropy(torch.tensor([[0.0, 0.0], [0.0, 5.0]]))
+    tensor([0.6931, 0.0402])
     """
     log_p = scores.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1)
@@ -209,8 +201,6 @@ def tent(
 
     Parameters
     ----------
-    model : nn.Module
-        Stays as it is.
     batches : iterable of Tensor
         Inputs without labels, in the order in which they come. For several passes repeat them.
     lr, momentum : float
@@ -218,14 +208,12 @@ def tent(
     prior : float or 'auto'
         As in :func:`adapted`; the paper's method has 0.
 
-    Returns
-    -------
-    Tent
-
-    Raises
-    ------
-    ValueError
-        As :func:`adapted`; if no layer has a gamma and a beta, or if there is no batch.
+    Examples
+    --------
+    >>> model, x = nn.Sequential(nn.BatchNorm1d(2)), torch.tensor([[0.0, 1.0], [1.0, 0.0], [3.0, 2.0]])
+    >>> found = tent(model, [x, x], lr=0.1)
+    >>> found.entropy[1] < found.entropy[0], bool(model[0].weight.eq(1).all())
+    (True, True)
     """
     model = copy.deepcopy(model)
     moved = [p for layer in batch_norms(model).values() for p in (layer.weight, layer.bias) if p is not None]
@@ -257,23 +245,13 @@ def tent(
 def class_means(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Mean input of each batch normalization layer for each class, to be kept from the training.
 
-    Parameters
-    ----------
-    model : nn.Module
-    x : Tensor
-        Training inputs.
-    y : Tensor of shape (N,)
-        Their labels, 0 to K - 1; each must occur.
+    By layer, (K, channels) in float64, for the `classes` of :func:`shift_scores`. Each of the classes 0 to
+    K - 1 must occur among the labels `y`.
 
-    Returns
-    -------
-    dict of str to Tensor of shape (K, C)
-        By layer, float64, for the `classes` of :func:`shift_scores`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`adapted`; if there is not one label an input, or a class without an input.
+    >>> x, y = torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1])
+    >>> class_means(nn.Sequential(nn.BatchNorm1d(1)), x, y)
+    {'0': tensor([[2.],
+            [9.]], dtype=torch.float64)}
     """
     if y.shape != (len(x),):
         raise ValueError(f"y: got shape {tuple(y.shape)}, expected ({len(x)},), a label for each input")
@@ -287,127 +265,91 @@ def class_means(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 def shift_scores(model: nn.Module, x: Tensor, classes: dict[str, Tensor] | None = None) -> dict[str, float]:
-    """How far a batch's means lie from those of the training, over how far chance would take them.
+    """The :func:`shift_score` of a batch at each batch normalization layer, in the usual inference.
 
-    For each batch normalization layer, with the inputs of the usual inference, n examples, mu and var the
-    running statistics of a channel, and z the mean of the channel in one example:
-
-        score = sum over channels of (mean(z) - mu)**2 / var, over the sum of variance(z) / n / var.
-
-    Without a shift its expectation is about 1. The mean over positions of an example makes the examples, and
-    not the positions, the independent draws.
+    Without a shift its expectation is about 1. With Q for the score without `classes`, the blend with the
+    smallest expected squared error of the means has the prior n / (Q - 1); infinity if Q is 1 or less.
 
     Parameters
     ----------
-    model : nn.Module
     x : Tensor
         A batch of inputs, two or more.
     classes : dict of str to Tensor, optional
-        From :func:`class_means`. Then the nearest mixture of the class means takes the place of mu, so that
-        a change of p(y) alone does not count. Without a shift the score is below 1: the fit follows chance.
+        From :func:`class_means`. Then the nearest mixture of the class means takes the place of the mean of
+        the training, so that a change of p(y) alone does not count. Without a shift the score is below 1: the
+        fit follows chance.
 
-    Returns
-    -------
-    dict of str to float
-        By layer. With Q for the score without `classes`, the blend with the smallest expected squared error
-        of the means has the prior n / (Q - 1); infinity if Q is 1 or less.
-
-    Raises
-    ------
-    ValueError
-        For fewer than two examples; for a model without batch normalization or without running statistics.
+    Examples
+    --------
+    >>> shift_scores(nn.Sequential(nn.BatchNorm1d(1, eps=0)), torch.tensor([[1.0], [3.0]]))
+    {'0': 4.0}
     """
     scores = {}
     found = batch_norms(model)
     for name, z in _example_means(model, x).items():
         mean, var = _running(found[name])
+        var = var + found[name].eps
         if classes is not None:
-            mean = _nearest_mixture(z.mean(0), classes[name], var)
-        scores[name] = float(_score(z, mean, var))
+            mean = nearest_mixture(z.mean(0), classes[name], var)
+        scores[name] = float(shift_score(z, mean, var))
     return scores
 
 
-# --------------------------------------------------------------------------- small shared parts
+def shift_score(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """How far a batch's means lie from `mean`, over how far chance would take them.
 
+    With z (n, channels), the mean of each channel in each example:
 
-def _flat(x: Tensor) -> Tensor:
-    """(N, C) or (N, C, *spatial) as (N, C, S)."""
-    return x.reshape(*x.shape[:2], -1)
+        score = sum over channels of (mean(z) - mean)**2 / var, over the sum of variance(z) / n / var.
 
+    The mean over positions of an example makes the examples, and not the positions, the independent draws.
 
-def _running(layer: NormLayer) -> tuple[Tensor, Tensor]:
-    """Running mean and variance, eps included, in float64; adapted() has seen to it that there are any."""
-    running_mean, running_var = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
-    return running_mean.double(), running_var.double() + layer.eps
-
-
-@torch.no_grad()
-def _example_means(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """For each batch norm layer, its input in the usual inference, averaged over positions: (N, C)."""
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda layer, args: found.update({name: _flat(args[0]).double().mean(2)})
-
-    with adapted(model, math.inf):
-        handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in batch_norms(model).items()]
-        try:
-            model(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return found
-
-
-def _score(z: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """Squared distance of the batch mean of z (N, C) from `mean`, over its expectation by chance."""
+    >>> shift_score(torch.tensor([[1.0], [3.0]]), torch.zeros(1), torch.ones(1))
+    tensor(4.)
+    """
     if len(z) < 2:
         raise ValueError(f"x: got {len(z)} example, at least 2 are needed to tell a shift from chance")
     chance = (z.var(0) / len(z) / var).sum()
     return ((z.mean(0) - mean).square() / var).sum() / chance
 
 
-def _nearest_mixture(target: Tensor, means: Tensor, var: Tensor) -> Tensor:
-    """The mixture of the rows of `means`, weights 0 or more with sum 1, that is nearest to `target`."""
+def nearest_mixture(target: Tensor, means: Tensor, var: Tensor) -> Tensor:
+    """The mixture of the rows of `means`, weights 0 or more with sum 1, that is nearest to `target`.
+
+    Distances are in standard deviations, the roots of `var`. All in float64.
+
+    >>> rows = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    >>> one = torch.ones(2, dtype=torch.float64)
+    >>> nearest_mixture(one, rows, one).round(decimals=6)
+    tensor([1., 0.], dtype=torch.float64)
+    """
+    with book_extra():
+        from scipy.optimize import nnls
     std = var.sqrt()
     rows, goal = (means / std).T.cpu().numpy(), (target / std).cpu().numpy()
     # The sum of the weights is one more equation, which counts so much that it holds.
     heavy = 1e4 * (1 + np.abs(rows).max() + np.abs(goal).max())
-    weights: Floats = nnls(np.vstack([rows, np.full(len(means), heavy)]), np.append(goal, heavy))[0]
+    weights = nnls(np.vstack([rows, np.full(len(means), heavy)]), np.append(goal, heavy))[0]
     return torch.from_numpy(weights).to(means.device) @ means
 
 
-def _blended(layer: NormLayer, x: Tensor, prior: Prior) -> Tensor:
-    """Normalize with the batch's statistics and the running ones, the latter worth `prior` examples."""
-    flat = _flat(x)
-    N, C, S = flat.shape
-    if prior == 0 and N * S < 2:
-        raise ValueError(
-            f"x: got {N * S} value per channel (shape {tuple(x.shape)}), at least 2 are needed with prior 0: "
-            "one value is its own mean, so nothing of it would be left"
-        )
-    # The mean in two steps, as in layers.normalize: what rounding left of the first is taken out, too.
-    first = flat.mean((0, 2), keepdim=True)
-    centred = flat - first
-    rest = centred.mean((0, 2), keepdim=True)
-    centred = centred - rest
-    var = centred.square().mean((0, 2), keepdim=True)
-    if prior != 0:
-        weight = _weight(layer, flat, prior)
-        # adapted() has seen to it that there are running statistics.
-        running_mean, running_var = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
-        centred = centred + weight * (first - running_mean.view(1, C, 1) + rest)
-        var = weight * running_var.view(1, C, 1) + (1 - weight) * var
-    y = centred * torch.rsqrt(var + layer.eps)
-    if layer.weight is not None and layer.bias is not None:
-        y = y * layer.weight.view(1, C, 1) + layer.bias.view(1, C, 1)
-    return y.view(x.shape)
+# --------------------------------------------------------------------------- small shared parts
 
 
-def _weight(layer: NormLayer, flat: Tensor, prior: Prior) -> float:
-    """Weight of the training statistics next to those of the batch (N, C, S)."""
-    if isinstance(prior, str):
-        with torch.no_grad():
-            score = float(_score(flat.double().mean(2), *_running(layer)))
-        return 1 / max(score, 1.0)
-    return prior / (prior + len(flat))
+def _running(layer: NormLayer) -> tuple[Tensor, Tensor]:
+    """Running mean and variance in float64; adapted() has seen to it that there are any."""
+    return cast(Tensor, layer.running_mean).double(), cast(Tensor, layer.running_var).double()
+
+
+@torch.no_grad()
+def _example_means(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """For each batch norm layer, its input in the usual inference, averaged over positions: (N, C)."""
+    norms, found = batch_norms(model), dict[str, Tensor]()
+
+    def see(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        if name in norms:
+            found[name] = args[0].double().reshape(*args[0].shape[:2], -1).mean(2)
+
+    with adapted(model, math.inf), watching(model, see):
+        model(x)
+    return found

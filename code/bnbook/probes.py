@@ -11,18 +11,15 @@ The probes read PyTorch modules. A **unit** is a column of (examples, units), or
 A **layer** with a weight is an ``nn.Linear`` or a convolution; layers are counted in the order in which
 they run.
 
-Sources: [ioffe2015]_ for percentiles, [santurkar2018]_ internal covariate shift and landscape.
+Common to all: `model` is measured in the mode that it is in, on a batch `x` of shape (examples, ...); `loss`
+goes from the output and the target `y` to a single number, such as ``torch.nn.functional.cross_entropy``.
 
-.. [ioffe2015] S. Ioffe, C. Szegedy. Batch Normalization. arXiv:1502.03167.
-.. [santurkar2018] S. Santurkar, D. Tsipras, A. Ilyas, A. Madry. How Does Batch Normalization Help
-   Optimization? arXiv:1805.11604.
+Sources: [ioffe2015]_ for percentiles, [santurkar2018]_ for internal covariate shift and the landscape.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +27,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from bnbook._checks import check_choice, check_not_negative
+from bnbook._untouched import random_state_kept, watching
 
 __all__ = [
     "CovariateShift",
@@ -120,11 +120,15 @@ class Landscape(NamedTuple):
     beta : Tensor of shape (steps,)
         The largest ||g(theta - s g) - g|| / ||s g|| for all s up to t: the effective smoothness over
         the range so far. NaN where g is 0.
+    start, gradient : Tensor of shape ()
+        The loss at theta, and ||g||.
     """
 
     loss: Tensor
     distance: Tensor
     beta: Tensor
+    start: Tensor
+    gradient: Tensor
 
 
 # --------------------------------------------------------------------------- activations
@@ -133,25 +137,11 @@ class Landscape(NamedTuple):
 def layer_inputs(
     model: nn.Module, x: Tensor, kind: type[nn.Module] | tuple[type[nn.Module], ...]
 ) -> list[Tensor]:
-    """What each submodule of one kind reads, such as the input of each ``nn.Sigmoid``.
+    """What each submodule of one kind reads: a copy for each time that one runs, in that order.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In the mode in which it is measured.
-    x : Tensor of shape (examples, ...)
-    kind : class or tuple of classes
-        Submodules that are instances of it are recorded.
-
-    Returns
-    -------
-    list of Tensor
-        One for each time that such a submodule runs, in that order. Copies without a gradient.
-
-    Raises
-    ------
-    ValueError
-        If no submodule of this kind runs.
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.ReLU())
+    >>> [tuple(values.shape) for values in layer_inputs(model, torch.zeros(5, 3), nn.ReLU)]
+    [(5, 4), (5, 2)]
     """
     found: list[Tensor] = []
     ran: set[str] = set()
@@ -161,7 +151,7 @@ def layer_inputs(
         if isinstance(layer, kind):
             found.append(args[0].detach().clone())  # a copy, as an in-place activation would write into it
 
-    with _watching(model, see), torch.no_grad():
+    with watching(model, see), torch.no_grad():
         _output(model, {}, x)
     if not found:
         raise ValueError(f"kind: got {kind}, but what runs in the model is {sorted(ran)}")
@@ -169,23 +159,12 @@ def layer_inputs(
 
 
 def percentiles(values: Tensor, q: Sequence[float] = (15, 50, 85)) -> Tensor:
-    """Percentiles of each unit over the batch ([ioffe2015]_, figure 1b and c).
+    """Percentiles of each unit over the batch ([ioffe2015]_, figure 1b and c): (len(q), units).
 
-    Parameters
-    ----------
-    values : Tensor of shape (examples,), (examples, units) or (examples, channels, *spatial)
-    q : sequence of float
-        In percent.
+    A batch of single numbers, (examples,), is one unit. Linear between neighbouring values.
 
-    Returns
-    -------
-    Tensor of shape (len(q),) or (len(q), units)
-        In the unit of `values`; linear between neighbouring values.
-
-    Raises
-    ------
-    ValueError
-        If there are no values or one is NaN, or if a percentage is not in 0 to 100.
+    >>> percentiles(torch.tensor([0.0, 10.0, 20.0, 30.0]), [0, 50])
+    tensor([ 0., 15.])
     """
     if not all(0 <= p <= 100 for p in q):
         raise ValueError(f"q: got {tuple(q)}, allowed are percentages from 0 to 100")
@@ -205,16 +184,10 @@ def drift(medians: Tensor, spreads: Tensor) -> Drift:
     medians, spreads : Tensor of shape (times, ...)
         Of each unit at each time: such as the 50th percentile, and the 85th less the 15th.
 
-    Returns
-    -------
-    Drift
-        `wander` and `shift`, of shape (...). The standard deviation divides by the number of times.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, if there are fewer than two times, if a value is NaN or infinite, or if a
-        spread that divides is not positive.
+    Examples
+    --------
+    >>> drift(torch.tensor([0.0, 2.0, 4.0]), torch.tensor([2.0, 2.0, 2.0])).shift
+    tensor(2.)
     """
     if medians.shape != spreads.shape or medians.ndim == 0 or len(medians) < 2:
         raise ValueError(
@@ -236,27 +209,18 @@ def saturated_share(
 
     Parameters
     ----------
-    values : Tensor of any shape
-        Inputs of the activation.
-    activation : {"sigmoid", "tanh"}
     low, high : float
         Saturated is an output in the lowest part `low` of the range, or above the part `high` of it. For
         the sigmoid these are the outputs themselves; for tanh, from -1 to 1, they are (output + 1) / 2.
 
-    Returns
-    -------
-    float
-        From 0 to 1.
-
-    Raises
-    ------
-    ValueError
-        If there are no values or one is NaN, for another activation, or unless 0 <= low <= high <= 1.
+    Examples
+    --------
+    >>> saturated_share(torch.tensor([-4.0, 0.0, 1.0, 4.0]))
+    0.5
     """
     _check_values(values)
     slopes = {"sigmoid": 1, "tanh": 2}  # (tanh(v) + 1) / 2 is the sigmoid of 2 v
-    if activation not in slopes:
-        raise ValueError(f"activation: got {activation!r}, allowed are {list(slopes)}")
+    check_choice(slopes, activation=activation)
     if not 0 <= low <= high <= 1:
         raise ValueError(f"low, high: got {low} and {high}, expected 0 <= low <= high <= 1")
     part = torch.sigmoid(slopes[activation] * values)
@@ -268,20 +232,8 @@ def dead_share(values: Tensor) -> float:
 
     No gradient reaches the weights of such a unit. In a convolution a unit is a channel.
 
-    Parameters
-    ----------
-    values : Tensor of shape (examples,), (examples, units) or (examples, channels, *spatial)
-        Inputs (or outputs) of the ReLU.
-
-    Returns
-    -------
-    float
-        From 0 to 1.
-
-    Raises
-    ------
-    ValueError
-        If there are no values or one is NaN.
+    >>> dead_share(torch.tensor([[1.0, -1.0], [-1.0, -1.0]]))
+    0.5
     """
     return (_by_unit(values) <= 0).all(0).double().mean().item()
 
@@ -290,40 +242,24 @@ def dead_share(values: Tensor) -> float:
 
 
 def per_example_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
-    """Gradient of the loss of each example by itself.
+    """Gradient of the loss of each example by itself: (examples, parameters).
 
-    The model is left as it was: parameters, their ``grad``, buffers, mode and the random state. (Where
-    the model draws at random, as dropout does, each example has its own draw.)
+    The columns are the parameters that require a gradient, flattened, in the order of
+    ``model.parameters()``. Where the model draws at random, as dropout does, each example has its own draw.
+    A model whose examples depend on each other is refused: there is no gradient of an example by itself.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In the mode in which the gradients are wanted.
-    loss : function
-        From the output of shape (1, ...) and the target of shape (1, ...) to a single number, such as
-        ``torch.nn.functional.cross_entropy``.
-    x : Tensor of shape (examples, ...)
-    y : Tensor of shape (examples, ...)
-
-    Returns
-    -------
-    Tensor of shape (examples, parameters)
-        Row i is the gradient of example i. The columns are the parameters that require a gradient,
-        flattened, in the order of ``model.parameters()``.
-
-    Raises
-    ------
-    ValueError
-        If there is no example, if `x` and `y` differ in their number, if no parameter requires a
-        gradient, or if a layer normalizes with statistics of the batch: the loss of an example then
-        depends on its neighbours too, and there is no gradient of an example by itself.
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> per_example_gradients(model, lambda output, y: output.sum(), x, torch.zeros(2))
+    tensor([[1., 2.],
+            [3., 4.]])
     """
     _check_batch(x, y)
-    name = _batch_statistics(model)
-    if name is not None:
+    why = _dependence(model, x)
+    if why:
         raise ValueError(
-            f"model: layer {name!r} normalizes with the statistics of the batch, so an example's loss "
-            "depends on the others; allowed is a layer in evaluation mode with running statistics"
+            f"model: {why}, so an example's loss depends on the others; allowed is a model in evaluation "
+            "mode, model.eval(), with running statistics where it normalizes over the batch"
         )
     theta = _trainable(model)
     buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
@@ -332,7 +268,7 @@ def per_example_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) ->
         return loss(functional_call(model, (theta, buffers), (x[None],)), y[None])
 
     x = x.detach().clone()  # a first layer may work in place
-    with _draws_put_back(model):
+    with random_state_kept(model):
         gradients = vmap(grad(loss_of_one), (None, 0, 0), randomness="different")(theta, x, y)
     return torch.cat([gradients[name].reshape(len(x), -1) for name in theta], dim=1).detach()
 
@@ -341,27 +277,14 @@ def gradient_norms(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Gradie
     """Length of the gradient of the loss at each layer: of its weight, and of what it reads.
 
     The second tells whether the signal that flows back shrinks or grows from layer to layer; the first
-    is that signal times the activations, and is what moves the weight.
+    is that signal times the activations, and is what moves the weight. Measured is each layer whose weight
+    requires a gradient; a weight that several layers share counts once, with the layer that runs first,
+    and so does a layer that runs again.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In the mode in which it is measured.
-    loss : function
-        From the output and the target to a single number.
-    x, y : Tensor of shape (examples, ...)
-
-    Returns
-    -------
-    GradientNorms
-        Of each ``nn.Linear`` and convolution whose weight requires a gradient. A weight that several
-        layers share counts once, with the layer that runs first; so does a layer that runs again.
-
-    Raises
-    ------
-    ValueError
-        If there is no example, if `x` and `y` differ in their number, if no such layer runs, or if the
-        loss is not a single number.
+    >>> model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False))
+    >>> weights = [nn.init.constant_(layer.weight, 3.0) for layer in model]
+    >>> gradient_norms(model, lambda output, y: output.sum(), torch.ones(1, 2), torch.zeros(1)).input
+    tensor([12.7279,  3.0000], dtype=torch.float64)
     """
     _check_batch(x, y)
     theta = _trainable(model)
@@ -374,7 +297,7 @@ def gradient_norms(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Gradie
         if name in layers:
             inputs.setdefault(name, args[0])
 
-    with _watching(model, see):
+    with watching(model, see):
         value = _loss(model, loss, x, y, theta)
     wanted = [theta[weight] for weight, _ in layers.values()] + [inputs[name] for name in layers]
     norms = torch.stack([_norm(g) for g in torch.autograd.grad(value, wanted, materialize_grads=True)])
@@ -393,29 +316,21 @@ def internal_covariate_shift(
 
     Parameters
     ----------
-    model : nn.Module
-        In the mode in which it is measured.
-    loss : function
-        From the output and the target to a single number.
-    x, y : Tensor of shape (examples, ...)
     lr : float
         Length of the step per unit of gradient.
     layers : sequence of int, optional
         Which layers with a weight to measure, counted from 0 at the input; all if left out. Each costs a
         forward and a backward pass.
 
-    Returns
-    -------
-    CovariateShift
-
-    Raises
-    ------
-    ValueError
-        As :func:`gradient_norms`, for a rate below 0 or not finite, or a layer that is not there.
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> x, y = torch.ones(3, 2), torch.zeros(3, 1)
+    >>> internal_covariate_shift(model, nn.functional.mse_loss, x, y, lr=0.1, layers=[0]).distance
+    tensor([0.], dtype=torch.float64)
     """
     _check_batch(x, y)
-    if not (math.isfinite(lr) and lr >= 0):
-        raise ValueError(f"lr: got {lr}, expected a finite number, at least 0")
+    check_not_negative(lr=lr)
     theta = _trainable(model)
     all_layers = list(_layers_with_weight(model, x).items())
     chosen = range(len(all_layers)) if layers is None else layers
@@ -439,80 +354,61 @@ def landscape(
 ) -> Landscape:
     """The loss and its gradient along the step of gradient descent ([santurkar2018]_, section 3.1, figure 4).
 
+    On a quadratic loss with Hessian H, `loss` is a parabola in t, `distance` is t ||H g||, and `beta` is
+    ||H g|| / ||g||, the same at each t.
+
     Parameters
     ----------
-    model : nn.Module
-        In the mode in which it is measured.
-    loss : function
-        From the output and the target to a single number.
-    x, y : Tensor of shape (examples, ...)
     steps : sequence of float
         Lengths t of the steps -t g: the learning rate times 1/2 to 4, say. Positive and increasing.
 
-    Returns
-    -------
-    Landscape
-        On a quadratic loss with Hessian H, `loss` is a parabola in t, `distance` is t ||H g||, and
-        `beta` is ||H g|| / ||g||, the same at each t.
+    Examples
+    --------
+    The mean of (theta x)**2 over x = 1 and 3 has the second derivative 10 everywhere:
 
-    Raises
-    ------
-    ValueError
-        If there is no example, if `x` and `y` differ in their number, if no parameter requires a
-        gradient, if the loss is not a single number, or if the steps are not positive and increasing.
+    >>> model, x = nn.Linear(1, 1, bias=False), torch.tensor([[1.0], [3.0]])
+    >>> landscape(model, nn.functional.mse_loss, x, torch.zeros(2, 1), [0.1, 0.2]).beta.round(decimals=3)
+    tensor([10., 10.], dtype=torch.float64)
     """
     _check_batch(x, y)
     t = torch.as_tensor(steps, dtype=torch.float64)
     if t.ndim != 1 or len(t) == 0 or not bool(torch.isfinite(t).all() & (t.diff() > 0).all() & (t[0] > 0)):
         raise ValueError(f"steps: got {steps}, expected one or more finite lengths, positive and increasing")
     theta = _trainable(model)
-    _, start = _loss_and_gradient(model, loss, x, y, theta)
-    g = _flat(start.values()).double()
+    at_theta, downhill = _loss_and_gradient(model, loss, x, y, theta)
+    g = _flat(downhill.values()).double()
     losses, distances = [], []
     for length in t.tolist():
-        there = {name: theta[name] - length * start[name] for name in theta}
+        there = {name: theta[name] - length * downhill[name] for name in theta}
         value, gradient = _loss_and_gradient(model, loss, x, y, there)
         losses.append(value.double())
         distances.append(_norm(_flat(gradient.values()).double() - g))
     distance = torch.stack(distances)
     beta = torch.cummax(distance / (t.to(g.device) * _norm(g)), dim=0).values
-    return Landscape(torch.stack(losses), distance, beta)
+    return Landscape(torch.stack(losses), distance, beta, at_theta.double(), _norm(g))
 
 
 # --------------------------------------------------------------------------- Jacobian and Hessian
 
 
 def jacobian_singular_values(model: nn.Module, x: Tensor) -> Tensor:
-    """Singular values of the derivative of the output with respect to the input.
+    """Singular values of the derivative of the output with respect to the input, the largest first.
 
-    They say by how much the network stretches a small change of its input, in each direction.
+    They say by how much the network stretches a small change of its input, in each direction. As a rule
+    each example is a map of its own: (examples, min(inputs, outputs)). Where examples depend on each other,
+    as under batch norm in training, the whole batch is one map, a single row with the inputs and
+    outputs of all examples together; ``model.eval()`` before makes them independent. That costs a backward
+    pass for each output of each example, the rule one for each output.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In the mode in which it is measured.
-    x : Tensor of shape (examples, ...)
-        float32 or float64.
-
-    Returns
-    -------
-    Tensor of shape (maps, min(inputs, outputs))
-        In each row the largest first. As a rule each example is a map of its own: there is a row for
-        each, of one example's inputs and outputs. Where batch norm takes the statistics of the batch,
-        each output depends on all examples, and the whole batch is one map: a single row, with the
-        inputs and outputs of all examples together. That costs a backward pass for each output of each
-        example, the rule one for each output.
-
-    Raises
-    ------
-    ValueError
-        If there is no example, or if `x` is not floating-point.
+    >>> jacobian_singular_values(nn.Flatten(), torch.zeros(2, 3))
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
     """
     _check_batch(x, x)
     if not x.is_floating_point():
         raise ValueError(f"x: got dtype {x.dtype}, a derivative needs floating-point numbers")
     x = x.detach().requires_grad_()
-    maps = len(x) if _batch_statistics(model) is None else 1
+    maps = 1 if _dependence(model, x) else len(x)
     with torch.enable_grad():
         output = _output(model, {}, x).reshape(maps, -1)
     # Maps of their own do not see each other, so one backward pass gives output k of all of them.
@@ -526,26 +422,12 @@ def jacobian_singular_values(model: nn.Module, x: Tensor) -> Tensor:
 def hessian_vector_product(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
     """H v, where H is the matrix of second derivatives of the loss, without making H.
 
-    It is the gradient of g . v, by a second backward pass through the first.
+    It is the gradient of g . v, by a second backward pass through the first. Parameters are in the order of
+    ``model.parameters()``, those that require a gradient, flattened.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In the mode in which it is measured.
-    loss : function
-        From the output and the target to a single number.
-    x, y : Tensor of shape (examples, ...)
-    v : Tensor of shape (parameters,)
-        In the order of ``model.parameters()``, those that require a gradient, flattened.
-
-    Returns
-    -------
-    Tensor of shape (parameters,)
-
-    Raises
-    ------
-    ValueError
-        As :func:`landscape`, or if `v` has another shape.
+    >>> model, x = nn.Linear(1, 1, bias=False), torch.tensor([[1.0], [3.0]])
+    >>> hessian_vector_product(model, nn.functional.mse_loss, x, torch.zeros(2, 1), torch.tensor([2.0]))
+    tensor([20.])
     """
     _check_batch(x, y)
     theta = _trainable(model)
@@ -573,34 +455,25 @@ def top_eigenvalue(
 ) -> float:
     """The eigenvalue of the Hessian of the loss with the largest magnitude, by power iteration.
 
-    Gradient descent on a quadratic is stable up to the rate 2 / eigenvalue.
+    Gradient descent on a quadratic is stable up to the rate 2 / eigenvalue. It is negative where the loss
+    bends down more than it bends up.
 
     Parameters
     ----------
-    model : nn.Module
-        In the mode in which it is measured.
-    loss : function
-        From the output and the target to a single number.
-    x, y : Tensor of shape (examples, ...)
     tolerance : float
         Ends when ||H v - eigenvalue v|| is at most this part of the eigenvalue, for a v of length 1. An
-        eigenvalue of H is then at least as near as that.
+        eigenvalue of H is then at least as near as that. Where it is not reached, as where the Hessian has
+        eigenvalues near both a and -a, there is a ``RuntimeError``.
     iterations : int
         Products with H at most.
     seed : int
         Of the first v, drawn from a normal distribution.
 
-    Returns
-    -------
-    float
-        With its sign: negative where the loss bends down more than it bends up.
-
-    Raises
-    ------
-    ValueError
-        As :func:`landscape`.
-    RuntimeError
-        If the tolerance is not reached, as where the Hessian has eigenvalues near both a and -a.
+    Examples
+    --------
+    >>> model, x = nn.Linear(1, 1, bias=False), torch.tensor([[1.0], [3.0]])
+    >>> round(top_eigenvalue(model, nn.functional.mse_loss, x, torch.zeros(2, 1)), 4)
+    10.0
     """
     like = next(iter(_trainable(model).values()))
     size = sum(value.numel() for value in _trainable(model).values())
@@ -640,7 +513,7 @@ def _output(model: nn.Module, theta: Parameters, x: Tensor) -> Tensor:
     in place. The random state is put back, so that the next call has the same draw.
     """
     buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
-    with _draws_put_back(model):
+    with random_state_kept(model):
         output: Tensor = functional_call(model, (theta, buffers), (x.clone(),))
     return output
 
@@ -670,43 +543,10 @@ def _loss_and_gradient(
     return value.detach(), dict(zip(names, gradient, strict=True))
 
 
-@contextmanager
-def _draws_put_back(model: nn.Module) -> Iterator[None]:
-    """Put the random state back at the end: the global one, and that of generators which layers hold."""
-    generators = [
-        value
-        for layer in model.modules()
-        for value in vars(layer).values()
-        if isinstance(value, torch.Generator)
-    ]
-    states = [generator.get_state() for generator in generators]
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
-
-
-@contextmanager
-def _watching(model: nn.Module, see: Callable[[str, nn.Module, tuple[Any, ...]], None]) -> Iterator[None]:
-    """Call `see` with name, module and arguments before each module runs; the hooks are gone at the end."""
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda layer, args: see(name, layer, args)
-
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in model.named_modules()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _layers_with_weight(model: nn.Module, x: Tensor) -> dict[str, tuple[str, list[str]]]:
     """For each layer, as it runs: the name of its weight, and of all parameters that run before it."""
     ran: dict[str, nn.Module] = {}
-    with _watching(model, lambda name, layer, _: ran.update({name: layer})), torch.no_grad():
+    with watching(model, lambda name, layer, _: ran.update({name: layer})), torch.no_grad():
         _output(model, {}, x)
     names = {value: name for name, value in model.named_parameters() if value.requires_grad}
     layers: dict[str, tuple[str, list[str]]] = {}
@@ -724,13 +564,24 @@ def _layers_with_weight(model: nn.Module, x: Tensor) -> dict[str, tuple[str, lis
     return layers
 
 
-def _batch_statistics(model: nn.Module) -> str | None:
-    """Name of a layer that normalizes with the statistics of the batch, if there is one."""
-    name: str
+def _dependence(model: nn.Module, x: Tensor) -> str:
+    """Why the output of an example depends on other examples; empty if it does not."""
     for name, layer in model.named_modules():
         if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
-            return name
-    return None
+            return f"layer {name!r} normalizes with the statistics of the batch"
+    half = len(x) // 2
+    with torch.no_grad():
+        output = _output(model, {}, x)
+        if output.shape[:1] != x.shape[:1]:
+            return "its output has no row for each example"
+        for kept, others in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+            changed = x.clone()
+            changed[others] = x[kept][:1] if half else changed[others]
+            difference = (_output(model, {}, changed)[kept] - output[kept]).abs()
+            # Both have the same draws. Rounding stays far below the root of eps, a dependence far above.
+            if bool((difference > torch.finfo(output.dtype).eps ** 0.5 * output.abs().max()).any()):
+                return "the output of an example changes when others do"
+    return ""
 
 
 def _flat(tensors: Any) -> Tensor:

@@ -2,38 +2,44 @@
 
 :func:`fit` trains one model. :func:`sweep` trains every combination of settings and seeds, and gives each
 member the result that :func:`fit` gives with the same seed and settings: same initial weights, same
-mini-batches, same updates. Members of equal shape are stacked and trained as one
-(``torch.func.stack_module_state`` and ``vmap``); the rest runs over the cores with joblib.
+mini-batches, same updates. Members that differ in nothing but the numbers of their parameters and buffers are
+stacked and trained as one (``torch.func.stack_module_state`` and ``vmap``), the others one by one; both run
+over the cores with joblib.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import joblib
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
-from tqdm import tqdm
 
+from bnbook._checks import check_not_negative, check_whole
+from bnbook._extra import book_extra
+from bnbook._stacking import NotStackable, Stack, description
 from bnbook.data import Data
-from bnbook.layers import Noise, NoisyBatchNorm, let_values_diverge
-from bnbook.sgd import mini_batches
+from bnbook.layers import let_values_diverge
+from bnbook.sgd import endless
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["History", "Runs", "fit", "sweep"]
 
 Schedule = Callable[[int], float]
 Record = Callable[[nn.Module, int], dict[str, Any]]
 Floats = NDArray[np.float64]
+Row = dict[str, Any]  # what one evaluation found
+Task = tuple[list[int], list[nn.Module], str]
 
 # The settings of the optimizer; all other settings of a sweep go to the model.
 RATES = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
@@ -58,7 +64,7 @@ class History:
 
     loss: Floats
     steps: NDArray[np.int64]
-    series: dict[str, NDArray[Any]]
+    series: dict[str, Floats]
     diverged: int | None
 
 
@@ -78,20 +84,18 @@ def fit(
     record: Record | None = None,
     progress: bool = False,
 ) -> History:
-    """Train a classifier with SGD, in place.
+    """Train a classifier with ``torch.optim.SGD``, in place.
 
     Parameters
     ----------
     model : nn.Module
-        From an input to one score a class.
+        From inputs to one score a class.
     data : Data
         As the functions of :mod:`bnbook.data` return it.
     steps : int
         Number of updates.
     seed : int
         Of the order of the mini-batches. (The model's weights were drawn before.)
-    batch_size, lr, momentum, weight_decay
-        As in ``torch.optim.SGD``.
     schedule : function, optional
         From the step to a factor of `lr`, such as ``lambda t: 0.5 ** (t // 100)``.
     evaluate_every : int, optional
@@ -103,43 +107,45 @@ def fit(
     progress : bool
         Whether to show a progress bar on a terminal.
 
-    Returns
-    -------
-    History
-
-    Raises
-    ------
-    ValueError
-        For a number out of range.
+    Examples
+    --------
+    >>> from bnbook import data, models
+    >>> model = models.mlp((64,), 10, depth=1, width=16, norm="batch")
+    >>> history = fit(model, data.digits(), steps=100, evaluate_every=50)
+    >>> history.steps, bool(history.series["test_accuracy"][-1] > 0.7)
+    (array([  0,  50, 100]), True)
     """
-    _check(data, steps=steps, batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+    _check_training(data, steps, batch_size, evaluate_every, **rates)
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     order = torch.from_numpy(_batches(len(x), batch_size, steps, seed))
     evaluations = _evaluation_steps(steps, evaluate_every)
+    lr, momentum, weight_decay = map(float, rates.values())
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
-    loss_of, series, diverged = np.full(steps, np.nan), [], None
+    loss_of, rows = np.full(steps, np.nan), []
 
-    for step in tqdm(range(steps + 1), disable=None if progress else True, leave=False):
-        if step in evaluations:
-            evaluated = _evaluate(model, data)
-            recorded = record(model, step) if record else {}
-            # Copies: what was recorded may be a view of a parameter that will change.
-            series.append(evaluated | {name: np.array(value, float) for name, value in recorded.items()})
-        if step == steps:
-            break
-        model.train()
-        batch = order[step]
-        loss = F.cross_entropy(model(x[batch]), y[batch])
-        loss_of[step] = loss.item()
-        if not math.isfinite(loss_of[step]):
-            diverged = step
-            break
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (schedule(step) if schedule else 1.0)
-        optimizer.step()
-    return History(loss_of, np.array(evaluations), _stacked(series, len(evaluations)), diverged)
+    with _progress_bar(steps, progress) as advance:
+        for step in range(steps + 1):
+            if step in evaluations:
+                model.eval()
+                evaluated = _evaluate(lambda x: model(x)[None], data)
+                rows.append({name: value[0] for name, value in evaluated.items()})
+                rows[-1] |= _recorded(record, model, step)
+            if step == steps:
+                break
+            model.train()
+            batch = order[step]
+            loss = F.cross_entropy(model(x[batch]), y[batch])
+            loss_of[step] = loss.item()
+            if not math.isfinite(loss_of[step]):
+                break
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (schedule(step) if schedule else 1.0)
+            optimizer.step()
+            advance()
+    return _history(loss_of, evaluations, rows)
 
 
 def sweep(
@@ -152,6 +158,7 @@ def sweep(
     schedule: Schedule | None = None,
     evaluate_every: int | None = None,
     record: Record | None = None,
+    stack: bool = True,
     jobs: int | None = None,
     progress: bool = False,
     **settings: Any,
@@ -162,43 +169,38 @@ def sweep(
     ----------
     build : function
         ``build(in_shape, classes, **settings)`` returns a model, such as those of :mod:`bnbook.models`.
-    data : Data
-        As the functions of :mod:`bnbook.data` return it.
     steps, batch_size, schedule, evaluate_every, record
         As :func:`fit`, the same for all.
     seeds : int or iterable of int
         A number n for the seeds 0 to n - 1. A seed draws the initial weights and the mini-batches.
+    stack : bool
+        Whether to train members as one where that is possible. It is not for a model that draws at random
+        (dropout), branches on its data, or changes an attribute while it runs: these train one by one anyway,
+        and the progress bar says why.
     jobs : int, optional
         Processes; by default what ``joblib.parallel_config`` says, and 1 without it. With its Dask
         backend the same call runs on a cluster.
-    progress : bool
-        Whether to show a progress bar on a terminal.
     **settings
         ``lr``, ``momentum`` and ``weight_decay`` for the optimizer, the rest for `build`. A **list** is an
-        axis of the grid; anything else is the same for all.
+        axis of the grid; anything else, a tuple too, is one setting for all.
 
-    Returns
-    -------
-    Runs
-
-    Raises
-    ------
-    ValueError
-        If a list is empty, or for what :func:`fit` and `build` reject.
+    Examples
+    --------
+    >>> from bnbook import data, models
+    >>> runs = sweep(models.mlp, data.digits(), steps=20, seeds=3, lr=[0.1, 0.3], norm="batch", width=8)
+    >>> runs.axes, runs.loss.shape
+    ({'lr': [0.1, 0.3], 'seed': [0, 1, 2]}, (2, 3, 20))
     """
     axes = {name: value for name, value in settings.items() if isinstance(value, list)}
-    for name, values in axes.items():
-        if not values:
-            raise ValueError(f"{name}: got an empty list, an axis of the grid needs at least one value")
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not seeds:
-        raise ValueError("seeds: got none, at least one is needed")
+    seeds = list(range(seeds) if isinstance(seeds, int | np.integer) else seeds)
+    _check_grid(build, settings, seeds)
     members = [
         {**settings, **dict(zip(axes, values, strict=True)), "seed": seed}
         for *values, seed in itertools.product(*axes.values(), seeds)
     ]
     for member in members:
-        _check(data, steps=steps, batch_size=batch_size, **{k: member.get(k, v) for k, v in RATES.items()})
+        _check_training(data, steps, batch_size, evaluate_every, **_rates(member))
+    _check_classes(data)
 
     shared = {
         "build": build,
@@ -209,17 +211,19 @@ def sweep(
         "evaluate_every": evaluate_every,
         "record": record,
     }
-    tasks = _tasks(build, data, members, joblib.effective_n_jobs(jobs))
+    with book_extra():
+        import joblib
+    tasks = _tasks(build, data, members, joblib.effective_n_jobs(jobs), stack)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
     results = parallel(
-        joblib.delayed(_fit_stack if stacked else _fit_one)([members[i] for i in task], **shared)
-        for task, stacked in tasks
+        joblib.delayed(_fit_task)([members[i] for i in task], models, why, **shared)
+        for task, models, why in tasks
     )
     histories: dict[int, History] = {}
-    with tqdm(total=len(members), disable=None if progress else True, leave=False) as bar:
-        for (task, _), result in zip(tasks, results, strict=True):
-            histories.update(zip(task, result, strict=True))
-            bar.update(len(task))
+    with _progress_bar(len(members), progress) as advance:
+        for (task, *_), (found, why) in zip(tasks, results, strict=True):
+            histories.update(zip(task, found, strict=True))
+            advance(len(task), why and f"one by one: {why}")
     return _collect(axes, seeds, [histories[i] for i in range(len(members))])
 
 
@@ -235,10 +239,23 @@ class Runs:
         As ``History.loss``.
     steps : ndarray of int, shape (evaluations,)
         As ``History.steps``.
-    series : dict of str to ndarray of shape (*axes, evaluations)
+    series : dict of str to ndarray of shape (*axes, evaluations, ...)
         As ``History.series``.
     diverged : ndarray of float, shape (*axes,)
         The step of the first loss that is not finite; NaN where there is none.
+
+    Examples
+    --------
+    >>> accuracy = np.array([[[0.1, 0.6, 0.9], [0.1, 0.8, 0.8]], [[0.1, 0.9, 0.9], [0.1, 0.9, 0.7]]])
+    >>> axes, nothing = {"lr": [0.1, 1.0], "seed": [0, 1]}, np.full((2, 2), np.nan)
+    >>> runs = Runs(axes, np.zeros((2, 2, 20)), np.array([0, 10, 20]), {"test_accuracy": accuracy}, nothing)
+    >>> runs.final()
+    array([[0.9, 0.8],
+           [0.9, 0.7]])
+    >>> runs.select(lr=1.0).steps_to(0.9)
+    array([10., 10.])
+    >>> runs.best(runs.steps_to(0.9))
+    array([10., 10.])
     """
 
     axes: dict[str, list[Any]]
@@ -248,22 +265,7 @@ class Runs:
     diverged: Floats
 
     def select(self, **settings: Any) -> Runs:
-        """The part of the grid with these settings; their axes go away.
-
-        Parameters
-        ----------
-        **settings
-            One value for each axis to fix.
-
-        Returns
-        -------
-        Runs
-
-        Raises
-        ------
-        ValueError
-            If an axis or a value is not in the grid.
-        """
+        """The part of the grid with these settings, one value for each named axis; these axes go away."""
         index = self._index(settings)
         axes = {name: values for name, values in self.axes.items() if name not in settings}
         series = {name: values[index] for name, values in self.series.items()}
@@ -275,18 +277,7 @@ class Runs:
         return last
 
     def steps_to(self, level: float, name: str = "test_accuracy") -> Floats:
-        """Updates until a series is at `level` or above for the first time; infinity where it never is.
-
-        Parameters
-        ----------
-        level : float
-        name : str
-            A key of ``series``.
-
-        Returns
-        -------
-        ndarray of shape (*axes,)
-        """
+        """Updates until a series is at `level` or above for the first time; infinity where it never is."""
         reached = self.series[name] >= level
         return np.where(reached.any(-1), self.steps[reached.argmax(-1)], np.inf)
 
@@ -301,15 +292,6 @@ class Runs:
             Whether the largest median is the best; otherwise the smallest.
         **settings
             Axes to fix, as in :meth:`select`; the best is sought over the others.
-
-        Returns
-        -------
-        ndarray of shape (seeds,)
-
-        Raises
-        ------
-        ValueError
-            As :meth:`select`.
         """
         table = values[self._index(settings)].reshape(-1, values.shape[-1])
         medians = np.median(table, axis=1)
@@ -318,6 +300,8 @@ class Runs:
 
     def table(self) -> pd.DataFrame:
         """A row for each member: its settings and seed, the last value of each series, where it diverged."""
+        with book_extra():
+            import pandas as pd
         rows = itertools.product(*self.axes.values())
         frame = pd.DataFrame(rows, columns=list(self.axes))
         for name, values in self.series.items():
@@ -346,25 +330,51 @@ def _build(build: Callable[..., nn.Module], data: Data, member: dict[str, Any]) 
     settings = {name: value for name, value in member.items() if name not in {*RATES, "seed"}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(member["seed"])
-        return build(data.x_train.shape[1:], int(data.y_train.max()) + 1, **settings)
+        try:
+            return build(data.x_train.shape[1:], int(data.y_train.max()) + 1, **settings)
+        except (TypeError, ValueError) as error:
+            several = [
+                name for name, value in settings.items() if not isinstance(value, str) and np.ndim(value)
+            ]
+            if not several:
+                raise
+            hint = f"{', '.join(several)}: no axis of the grid, as only a list is one"
+            raise ValueError(f"{error}; {hint}") from error
 
 
-def _fit_one(members: list[dict[str, Any]], build: Any, data: Data, **shared: Any) -> list[History]:
-    """Train members one after another."""
+def _rates(member: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the optimizer."""
+    return {name: member.get(name, default) for name, default in RATES.items()}
+
+
+def _fit_task(
+    members: list[dict[str, Any]],
+    models: list[nn.Module],
+    why: str,
+    build: Callable[..., nn.Module],
+    data: Data,
+    **shared: Any,
+) -> tuple[list[History], str]:
+    """Train members as one if they come with their models, else or if these refuse one by one; and why."""
+    if models:
+        try:
+            return _fit_stack(members, Stack(models), data, **shared), ""
+        except NotStackable as reason:
+            why = str(reason)
     histories = []
     for member in members:
-        rates = {name: member.get(name, default) for name, default in RATES.items()}
         # Dropout and noise draw from the global state: each member has its own, from its seed.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(member["seed"])
-            histories.append(fit(_build(build, data, member), data, seed=member["seed"], **rates, **shared))
-    return histories
+            model = _build(build, data, member)
+            histories.append(fit(model, data, seed=member["seed"], **_rates(member), **shared))
+    return histories, why
 
 
 @let_values_diverge()
 def _fit_stack(
     members: list[dict[str, Any]],
-    build: Callable[..., nn.Module],
+    stack: Stack,
     data: Data,
     steps: int,
     batch_size: int,
@@ -372,53 +382,36 @@ def _fit_stack(
     evaluate_every: int | None,
     record: Record | None,
 ) -> list[History]:
-    """Train members of equal shape as one network with stacked parameters."""
-    models = [_build(build, data, member) for member in members]
-    skeleton = models[0]
-    stacked, buffers = stack_module_state(models)
-    frozen = {name: stacked.pop(name).detach() for name in _frozen(skeleton)}
-    shapes = {name: value.shape for name, value in stacked.items()}
-    # One row a member: the whole stack is updated at once, with a rate for each row.
-    theta = torch.cat([value.detach().flatten(1) for value in stacked.values()], 1).requires_grad_()
-
-    def named(theta: Tensor) -> dict[str, Tensor]:
-        """The stacked parameters by their names: those that are trained are views of `theta`."""
-        parts = torch.split(theta, [math.prod(shape[1:]) for shape in shapes.values()], 1)
-        trained = {name: part.view(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
-        return {**frozen, **trained}
-
-    rates = {
-        name: torch.tensor([[float(member.get(name, default))] for member in members], dtype=theta.dtype)
-        for name, default in RATES.items()
+    """Train members that are alike as one network with stacked parameters."""
+    theta, velocity = stack.theta, torch.zeros_like(stack.theta)
+    rates = {  # one for each row of theta
+        name: torch.tensor([[float(_rates(member)[name])] for member in members], dtype=theta.dtype)
+        for name in RATES
     }
     decays, remembers = bool(rates["weight_decay"].any()), bool(rates["momentum"].any())
-    velocity = torch.zeros_like(theta)
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     order = torch.from_numpy(
         np.stack([_batches(len(x), batch_size, steps, member["seed"]) for member in members], axis=1)
     )
     evaluations = _evaluation_steps(steps, evaluate_every)
+    loss_of: Floats = np.full((steps, len(members)), np.nan)
+    rows: list[list[Row]] = [[] for _ in members]
 
-    def scores(theta: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        out: Tensor = functional_call(skeleton, (theta, buffers), (x,))
-        return out
-
-    each_its_own, all_the_same = vmap(scores), vmap(scores, in_dims=(0, 0, None))
-    loss_of, series = np.full((steps, len(members)), np.nan), []
-    skeleton.train()
     for step in range(steps + 1):
         if step in evaluations:
-            now = named(theta.detach())
-            evaluated = _evaluate_stack(partial(all_the_same, now, buffers), skeleton, data)
-            series.append({**evaluated, **_record_each(record, models, now, buffers, step)})
-            skeleton.train()
+            stack.skeleton.eval()
+            evaluated = _evaluate(stack.scores, data)
+            stack.check_attributes()
+            for k, row in enumerate(rows):
+                row.append({name: value[k] for name, value in evaluated.items()})
+                if record and np.isfinite(loss_of[:step, k]).all():
+                    row[-1] |= _recorded(record, stack.member(k), step)
         if step == steps:
             break
+        stack.skeleton.train()
         batch = order[step]
-        out, target = each_its_own(named(theta), buffers, x[batch]), y[batch]
-        loss = (
-            F.cross_entropy(out.flatten(0, 1), target.flatten(), reduction="none").view(target.shape).mean(1)
-        )
+        inputs = x.index_select(0, batch.flatten()).view(*batch.shape, *x.shape[1:])  # faster than x[batch]
+        loss = _losses(stack.scores(inputs, each_its_own=True), y[batch])
         loss_of[step] = loss.detach().numpy()
         (gradient,) = torch.autograd.grad(loss.sum(), theta)
         factor = schedule(step) if schedule else 1.0
@@ -428,133 +421,79 @@ def _fit_stack(
             if remembers:
                 gradient = velocity.mul_(rates["momentum"]).add_(gradient)
             theta -= factor * rates["lr"] * gradient
-    values = {name: np.stack([row[name] for row in series]) for name in series[0]}
-    return [_member_history(loss_of, evaluations, values, k) for k in range(len(members))]
-
-
-def _record_each(
-    record: Record | None,
-    models: list[nn.Module],
-    theta: dict[str, Tensor],
-    buffers: dict[str, Tensor],
-    step: int,
-) -> dict[str, Floats]:
-    """What `record` returns for each member of a stack, which is unstacked for it."""
-    if record is None:
-        return {}
-    rows = []
-    for k, model in enumerate(models):
-        stacked = {**theta, **buffers}
-        model.load_state_dict({name: value[k].detach() for name, value in stacked.items()})
-        rows.append(record(model.eval(), step))
-    return {name: np.stack([np.asarray(row[name], float) for row in rows]) for name in rows[0]}
-
-
-def _member_history(
-    loss_of: Floats, evaluations: Sequence[int], values: dict[str, Floats], k: int
-) -> History:
-    """What :func:`fit` would have returned for member k: nothing after a divergence."""
-    loss = loss_of[:, k].copy()
-    bad = np.flatnonzero(~np.isfinite(loss))
-    series = {name: value[:, k].copy() for name, value in values.items()}
-    if not bad.size:
-        return History(loss, np.array(evaluations), series, None)
-    loss[bad[0] + 1 :] = np.nan
-    for value in series.values():
-        value[np.array(evaluations) > bad[0]] = np.nan
-    return History(loss, np.array(evaluations), series, int(bad[0]))
+    return [_history(loss_of[:, k], evaluations, row) for k, row in enumerate(rows)]
 
 
 def _tasks(
-    build: Callable[..., nn.Module], data: Data, members: list[dict[str, Any]], jobs: int
-) -> list[tuple[list[int], bool]]:
-    """Indices of the members that are trained together, and whether as one stack."""
-    groups: dict[str, list[int]] = {}
-    alone: list[int] = []
-    kinds: dict[str, str | None] = {}
+    build: Callable[..., nn.Module], data: Data, members: list[dict[str, Any]], jobs: int, stack: bool
+) -> list[Task]:
+    """Indices of the members that are trained together, with their models if as one, or why they cannot."""
+    if not stack:
+        return [([i], [], "") for i in range(len(members))]
+    tasks: list[Task] = []
+    groups: dict[bytes, list[tuple[int, nn.Module]]] = {}
     for i, member in enumerate(members):
-        settings = repr({name: value for name, value in member.items() if name not in {*RATES, "seed"}})
-        if settings not in kinds:
-            kinds[settings] = _kind(_build(build, data, member))
-        kind = kinds[settings]
-        if kind is None:
-            alone.append(i)
-        else:
-            groups.setdefault(kind, []).append(i)
-    tasks = [([i], False) for i in alone]
+        model = _build(build, data, member)
+        try:
+            groups.setdefault(description(model), []).append((i, model))
+        except NotStackable as reason:
+            tasks.append(([i], [], str(reason)))
     for group in groups.values():
-        parts = np.array_split(group, min(jobs, len(group)))
-        tasks += [(part.tolist(), True) for part in parts]
+        why = "no other model is like it" if len(group) == 1 < len(members) else ""
+        for part in np.array_split(range(len(group)), min(jobs, len(group))):
+            indices, models = zip(*[group[place] for place in part], strict=True)
+            tasks.append(([*indices], [*models] if len(models) > 1 else [], why))
     return tasks
-
-
-def _kind(model: nn.Module) -> str | None:
-    """The same text for models that can be stacked with each other; None if a model has to train alone.
-
-    Alone train models with layers that draw at random: a stack could not repeat their draws.
-    """
-    if any(isinstance(module, nn.Dropout | Noise | NoisyBatchNorm) for module in model.modules()):
-        return None
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    return f"{model!r} {shapes} {_frozen(model)}"
-
-
-def _frozen(model: nn.Module) -> list[str]:
-    """Names of the parameters that are not to be trained."""
-    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
 # --------------------------------------------------------------------------- small shared parts
 
 
 def _batches(M: int, N: int, steps: int, seed: int) -> NDArray[np.int64]:
-    """Indices of the mini-batch of each step, (steps, N): shuffled epochs without their short last batch."""
-    rng = np.random.default_rng(seed)
-    epochs = (mini_batches(M, N, rng, drop_last=True) for _ in itertools.count())
-    batches = itertools.islice(itertools.chain.from_iterable(epochs), steps)
-    return np.array(list(batches), dtype=np.int64).reshape(steps, N)
+    """Indices of the mini-batch of each step, (steps, N)."""
+    return np.array(list(itertools.islice(endless(M, N, seed), steps)), dtype=np.int64)
 
 
 def _evaluation_steps(steps: int, every: int | None) -> list[int]:
     """0, then every so many steps, then the end."""
-    if every is None:
-        every = max(1, steps // 20)
-    if every < 1:
-        raise ValueError(f"evaluate_every: got {every}, at least 1 is needed")
-    return sorted({*range(0, steps, every), steps})
+    return sorted({*range(0, steps, every or max(1, steps // 20)), int(steps)})
 
 
 @torch.no_grad()
-def _evaluate(model: nn.Module, data: Data) -> dict[str, float]:
-    """Accuracy and loss on the test set, in evaluation mode."""
-    model.eval()
-    scores = torch.cat([model(x) for x in torch.split(torch.from_numpy(data.x_test), EVALUATED_AT_ONCE)])
-    y = torch.from_numpy(data.y_test)
-    accuracy = (scores.argmax(1) == y).double().mean().item()
-    return {"test_accuracy": accuracy, "test_loss": F.cross_entropy(scores, y).item()}
-
-
-@torch.no_grad()
-def _evaluate_stack(score: Callable[[Tensor], Tensor], skeleton: nn.Module, data: Data) -> dict[str, Floats]:
-    """As :func:`_evaluate`, for each member of a stack."""
-    skeleton.eval()
+def _evaluate(scores_of: Callable[[Tensor], Tensor], data: Data) -> dict[str, Floats]:
+    """Accuracy and loss on the test set of the models with scores (models, examples, classes)."""
     scores = torch.cat(
-        [score(x) for x in torch.split(torch.from_numpy(data.x_test), EVALUATED_AT_ONCE)], dim=1
+        [scores_of(x) for x in torch.split(torch.from_numpy(data.x_test), EVALUATED_AT_ONCE)], 1
     )
     y = torch.from_numpy(data.y_test).expand(scores.shape[:2])
-    each = F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
-    accuracy = (scores.argmax(2) == y).double().mean(1).numpy()
-    return {"test_accuracy": accuracy, "test_loss": each.mean(1).double().numpy()}
+    accuracy = (scores.argmax(2) == y).double().mean(1)
+    return {"test_accuracy": accuracy.numpy(), "test_loss": _losses(scores, y).double().numpy()}
 
 
-def _stacked(series: list[dict[str, Any]], evaluations: int) -> dict[str, NDArray[Any]]:
-    """One array a name; NaN for the evaluations that a diverged training did not reach."""
-    stacked = {}
-    for name in series[0]:
-        values = np.stack([np.asarray(row[name], float) for row in series])
-        missing = np.full((evaluations - len(values), *values.shape[1:]), np.nan)
-        stacked[name] = np.concatenate([values, missing])
-    return stacked
+def _losses(scores: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of each model."""
+    # With the classes in the last axis it would take three times as long.
+    return F.cross_entropy(scores.transpose(1, 2), y, reduction="none").mean(1)
+
+
+def _recorded(record: Record | None, model: nn.Module, step: int) -> Row:
+    """What `record` returns, as copies: it may be a view of a parameter that will change."""
+    return {name: np.array(value, float) for name, value in record(model, step).items()} if record else {}
+
+
+def _history(loss: Floats, evaluations: list[int], rows: list[Row]) -> History:
+    """What happened up to the first loss that is not finite, and NaN after it."""
+    steps = np.array(evaluations)
+    bad = np.flatnonzero(~np.isfinite(loss))
+    end = int(bad[0]) if bad.size else len(loss)
+    reached = np.count_nonzero(steps <= end)
+    series = {}
+    for name in rows[0]:
+        values = np.stack([row[name] for row in rows[:reached]])
+        missing = np.full((len(steps) - reached, *values.shape[1:]), np.nan)
+        series[name] = np.concatenate([values, missing])
+    loss = np.where(np.arange(len(loss)) <= end, loss, np.nan)
+    return History(loss, steps, series, end if bad.size else None)
 
 
 def _collect(axes: dict[str, list[Any]], seeds: list[int], histories: list[History]) -> Runs:
@@ -576,12 +515,67 @@ def _collect(axes: dict[str, list[Any]], seeds: list[int], histories: list[Histo
     )
 
 
-def _check(data: Data, **numbers: float) -> None:
-    """Say which number is out of range."""
-    for name, value in numbers.items():
-        if name in ("steps", "batch_size"):
-            high = len(data.x_train) if name == "batch_size" else math.inf
-            if not (isinstance(value, int) and 1 <= value <= high):
-                raise ValueError(f"{name}: got {value!r}, expected a whole number from 1 to {high}")
-        elif not (isinstance(value, int | float) and 0 <= value < math.inf):
-            raise ValueError(f"{name}: got {value!r}, expected a finite number, 0 or larger")
+@contextmanager
+def _progress_bar(total: int, wanted: bool) -> Iterator[Callable[..., None]]:
+    """Yield a function that moves a bar on a terminal on, by one or by so many, and writes beside it."""
+    if not wanted:
+        yield lambda by=1, word="": None
+        return
+    with book_extra():
+        from tqdm import tqdm
+    with tqdm(total=total, disable=None, leave=False) as bar:
+
+        def advance(by: int = 1, word: str = "") -> None:
+            bar.set_postfix_str(word, refresh=False)
+            bar.update(by)
+
+        yield advance
+
+
+# --------------------------------------------------------------------------- checks
+
+
+def _check_training(
+    data: Data, steps: int, batch_size: int, evaluate_every: int | None, **rates: float
+) -> None:
+    check_whole(1, steps=steps)
+    check_whole(1, len(data.x_train), batch_size=batch_size)
+    if evaluate_every is not None:
+        check_whole(1, evaluate_every=evaluate_every)
+    check_not_negative(**rates)
+
+
+def _check_classes(data: Data) -> None:
+    """The number of classes comes from the training data, which must have all that are in the test."""
+    missing = sorted({*data.y_test.tolist()} - {*data.y_train.tolist()})
+    if missing:
+        raise ValueError(f"data: got classes {missing} in the test that are missing from the training data")
+
+
+def _check_grid(build: Callable[..., nn.Module], settings: dict[str, Any], seeds: list[Any]) -> None:
+    """Say which setting is no axis, belongs to nobody, or is missing."""
+    if not seeds:
+        raise ValueError("seeds: got none, at least one is needed")
+    for seed in seeds:
+        check_whole(0, seeds=seed)
+    for name, value in settings.items():
+        if isinstance(value, list) and not value:
+            raise ValueError(f"{name}: got an empty list, an axis of the grid needs at least one value")
+        if name in RATES and not isinstance(value, list) and np.ndim(value):
+            raise ValueError(
+                f"{name}: got {value!r}, expected a number, or a list of them as an axis of the grid"
+            )
+    try:
+        signature = inspect.signature(build)
+    except ValueError:  # of some built-in functions nobody knows
+        return
+    of_both = [name for name in (*RATES, "seed") if name in settings and name in signature.parameters]
+    if of_both:
+        raise ValueError(f"{of_both[0]}: is a setting of build and of the sweep, build has to rename its own")
+    try:
+        signature.bind((), 0, **{name: value for name, value in settings.items() if name not in RATES})
+    except TypeError as error:
+        raise ValueError(
+            f"settings: got {', '.join(settings) or 'none'}, but {error}; "
+            f"allowed are those of build{signature} but the first two, and {', '.join(RATES)}"
+        ) from None

@@ -28,6 +28,8 @@ from typing import Any, Protocol, cast
 import pandas as pd
 from tqdm import tqdm
 
+from bnbook._checks import check_choice, check_whole
+
 __all__ = ["Experiment", "collect", "load", "members", "missing", "names", "points", "ship", "shipped"]
 
 Member = dict[str, Any]
@@ -44,73 +46,44 @@ class Experiment(Protocol):
 
 
 def names() -> list[str]:
-    """Names of all experiments, in alphabetical order."""
+    """Names of all experiments, in alphabetical order.
+
+    >>> names()
+    ['ics', 'landscape']
+    """
     found = {module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"}
     return sorted(found - {"distributed"})  # which has its own script, for several processes
 
 
 def load(name: str) -> Experiment:
-    """Import an experiment by its name.
+    """Import an experiment by one of :func:`names`.
 
-    Parameters
-    ----------
-    name : str
-        One of :func:`names`.
-
-    Returns
-    -------
-    Experiment
-
-    Raises
-    ------
-    ValueError
-        For another name.
+    >>> sorted(load("landscape").SCALES)
+    ['full', 'medium', 'small']
     """
-    if name not in names():
-        raise ValueError(f"name: got {name!r}, allowed are {', '.join(names())}")
+    check_choice(names(), name=name)
     return cast(Experiment, importlib.import_module(f"{__name__}.{name}"))
 
 
 def points(grid: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every point of a grid: its settings, with one value of each list.
+    """Every point of a grid: its settings, with one value of each list; the last axis runs fastest.
 
-    Parameters
-    ----------
-    grid : dict
-        Settings by name; a list is an axis, everything else (a tuple too) is one setting.
+    Everything but a list is one setting, a tuple too.
 
-    Returns
-    -------
-    list of dict
-        The last axis runs fastest.
+    >>> points({"norm": "batch", "lr": [0.1, 1.0]})
+    [{'norm': 'batch', 'lr': 0.1}, {'norm': 'batch', 'lr': 1.0}]
     """
     axes = {name: value for name, value in grid.items() if isinstance(value, list)}
     return [{**grid, **dict(zip(axes, values, strict=True))} for values in itertools.product(*axes.values())]
 
 
 def members(experiment: Experiment, scale: str, seeds: Sequence[int]) -> list[Member]:
-    """Every run of a scale: each point of its grids, with each seed.
+    """Every run of a key of ``SCALES``: each point of its grids with each seed, as JSON can hold them.
 
-    Parameters
-    ----------
-    experiment : module
-        From :func:`load`.
-    scale : str
-        A key of its ``SCALES``.
-    seeds : sequence of int
-
-    Returns
-    -------
-    list of dict
-        Settings of one run each, which JSON can hold, with ``seed`` among them.
-
-    Raises
-    ------
-    ValueError
-        For an unknown scale.
+    >>> len(members(load("landscape"), "small", seeds=[0, 1, 2]))
+    24
     """
-    if scale not in experiment.SCALES:
-        raise ValueError(f"scale: got {scale!r}, allowed are {', '.join(experiment.SCALES)}")
+    check_choice(experiment.SCALES, scale=scale)
     found = [point for grid in experiment.SCALES[scale] for point in points(grid)]
     return [{**point, "seed": seed} for point, seed in itertools.product(found, seeds)]
 
@@ -129,8 +102,6 @@ def collect(
 
     Parameters
     ----------
-    experiment : module
-        From :func:`load`.
     members : sequence of dict
         From :func:`members`, or a part of them.
     device : str
@@ -150,13 +121,14 @@ def collect(
     DataFrame
         The rows of this process's members in their order; the settings are the first columns.
 
-    Raises
-    ------
-    ValueError
-        If a file of `out` is damaged, or `rank` is not one of 0 to `world_size` - 1.
+    Examples
+    --------
+    >>> linear = [m for m in members(load("ics"), "small", [0]) if m.get("network") == "deep_linear"]
+    >>> table = collect(load("ics"), [linear[0] | {"steps": 1}])
+    >>> list(table["layer"])
+    [17, 23]
     """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: got {rank}, expected a whole number from 0 to {world_size - 1}")
+    check_whole(0, world_size - 1, rank=rank)
     rows: list[Row] = []
     share = members[rank::world_size]
     for member in tqdm(share, disable=None if progress else True, leave=False):
@@ -172,14 +144,8 @@ def collect(
 def missing(members: Sequence[Member], out: str | os.PathLike[str]) -> list[Member]:
     """Members that have no file in a folder yet.
 
-    Parameters
-    ----------
-    members : sequence of dict
-    out : path
-
-    Returns
-    -------
-    list of dict
+    >>> missing([{"lr": 0.1, "seed": 0}], "no such folder")
+    [{'lr': 0.1, 'seed': 0}]
     """
     return [member for member in members if not _file(Path(out), member).exists()]
 
@@ -188,19 +154,9 @@ def missing(members: Sequence[Member], out: str | os.PathLike[str]) -> list[Memb
 
 
 def ship(table: pd.DataFrame, name: str, scale: str) -> Path:
-    """Put a table into the package, so that a chapter can read what takes too long to run.
+    """Put a table of :func:`collect` into the package, to five significant digits; return its path.
 
-    Parameters
-    ----------
-    table : DataFrame
-        From :func:`collect`; numbers are kept to five significant digits.
-    name, scale : str
-        Of the experiment.
-
-    Returns
-    -------
-    Path
-        The file.
+    A chapter can then read with :func:`shipped` what takes too long to run.
     """
     path = _shipped_file(name, scale)
     # Without the time in the head of the file, the same table gives the same bytes.
@@ -209,24 +165,10 @@ def ship(table: pd.DataFrame, name: str, scale: str) -> Path:
 
 
 def shipped(name: str, scale: str = "medium") -> pd.DataFrame:
-    """Read a table that comes with the package.
+    """Read a table that ``python -m bnbook.experiments NAME --scale SCALE --ship`` put into the package.
 
-    It was written by ``python -m bnbook.experiments NAME --scale SCALE --ship``.
-
-    Parameters
-    ----------
-    name, scale : str
-        Of the experiment.
-
-    Returns
-    -------
-    DataFrame
-        As from :func:`collect`, to five significant digits.
-
-    Raises
-    ------
-    ValueError
-        If no such table comes with the package.
+    >>> shipped("ics").shape[1] > 10
+    True
     """
     path = _shipped_file(name, scale)
     if not path.exists():

@@ -25,11 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ----------
     arguments : sequence of str, optional
         Instead of those of the command line.
-
-    Raises
-    ------
-    SystemExit
-        With a message: for arguments that are not allowed, or a damaged file.
     """
     parser = argparse.ArgumentParser(prog="python -m bnbook.experiments", description=__doc__)
     parser.add_argument("name", choices=experiments.names(), help="the experiment")

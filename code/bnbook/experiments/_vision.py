@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bnbook import data
-from bnbook.sgd import mini_batches
+from bnbook._checks import check_choice
+from bnbook.sgd import endless
 
 Part = tuple[Tensor, Tensor, Tensor, Tensor]  # images and labels, for training and for the test
 
@@ -30,8 +30,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 @cache
 def images_of(name: str, device: str) -> Part:
     """Images (n, 1, H, W) with mean 0 and standard deviation 1 over all pixels, and labels."""
-    if name not in ("small", "full"):
-        raise ValueError(f"images: got {name!r}, allowed are small, full")
+    check_choice(("small", "full"), images=name)
     part = data.fashion() if name == "small" else data.fashion_mnist()
     train, test = torch.from_numpy(part.x_train), torch.from_numpy(part.x_test)
     if name == "small":
@@ -46,8 +45,6 @@ def images_of(name: str, device: str) -> Part:
 def batches_of(part: Part, batch_size: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The mini-batch of each step: shuffled epochs without their short last batch."""
     x, y, *_ = part
-    rng = np.random.default_rng(seed)
-    epochs = (mini_batches(len(x), batch_size, rng, drop_last=True) for _ in itertools.count())
-    for batch in itertools.islice(itertools.chain.from_iterable(epochs), steps):
+    for batch in itertools.islice(endless(len(x), batch_size, seed), steps):
         index = torch.from_numpy(batch).to(x.device)
         yield x[index], y[index]

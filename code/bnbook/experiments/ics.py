@@ -5,9 +5,6 @@ layers read; :func:`definition_2_1` measures how much a layer's gradient changes
 take their step. The scale ``"full"`` has the settings of the paper, on the full Fashion-MNIST in place of
 CIFAR-10; ``"small"`` has a smaller network, smaller images and fewer steps; ``"medium"`` is small with up to
 a hundred times its steps.
-
-.. [santurkar2018] S. Santurkar, D. Tsipras, A. Ilyas, A. Madry. How Does Batch Normalization Help
-   Optimization? arXiv:1805.11604.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnbook import models, probes
+from bnbook._checks import check_choice
 from bnbook.experiments._vision import Part, batches_of, images_of, seeded
 from bnbook.layers import BatchNorm, Noise
 
@@ -69,20 +67,7 @@ Row = dict[str, Any]
 
 
 def run(member: dict[str, Any], device: str = "cpu") -> list[Row]:
-    """Run one member.
-
-    Parameters
-    ----------
-    member : dict
-        From :func:`bnbook.experiments.members`.
-    device : str
-        As ``torch.device`` reads it.
-
-    Returns
-    -------
-    list of dict
-        What its experiment returns.
-    """
+    """Run one of :func:`bnbook.experiments.members`."""
     settings = dict(member)
     experiments: dict[str, Callable[..., list[Row]]] = {
         "noisy_batch_norm": noisy_batch_norm,
@@ -136,14 +121,8 @@ def noisy_batch_norm(
         it. And a last row with ``step`` and, on the first 500 test images, ``accuracy`` in evaluation
         mode, where no noise is drawn, ``accuracy_batch`` without noise but with the statistics of the
         500, and ``accuracy_noisy`` in training mode.
-
-    Raises
-    ------
-    ValueError
-        For an unknown norm or set of images, and what :func:`bnbook.models.vgg` rejects.
     """
-    if norm not in ("none", "batch", "noisy", "noise"):
-        raise ValueError(f"norm: got {norm!r}, allowed are none, batch, noisy, noise")
+    check_choice(("none", "batch", "noisy", "noise"), norm=norm)
     rows: list[Row] = []
     with seeded(seed, device):
         part = images_of(images, device)
@@ -218,16 +197,9 @@ def definition_2_1(
         rate of that step; and ``whole``, the same for all layers in place of those below: the length
         of the change of the whole gradient by the whole step, over the length of the gradient. A
         training that diverges ends with a row of ``step`` and ``loss`` alone.
-
-    Raises
-    ------
-    ValueError
-        For an unknown network or norm, and what the probe rejects.
     """
-    if norm not in ("none", "batch"):
-        raise ValueError(f"norm: got {norm!r}, allowed are none, batch")
-    if network not in ("vgg", "deep_linear"):
-        raise ValueError(f"network: got {network!r}, allowed are vgg, deep_linear")
+    check_choice(("none", "batch"), norm=norm)
+    check_choice(("vgg", "deep_linear"), network=network)
     rows: list[Row] = []
     with seeded(seed, device):
         if network == "vgg":
@@ -261,7 +233,11 @@ def definition_2_1(
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Sum over examples and outputs of the squared error: the loss of the deep linear network."""
+    """Sum over examples and outputs of the squared error: the loss of the deep linear network.
+
+    >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
+    tensor(5.)
+    """
     return ((output - target) ** 2).sum()
 
 

@@ -3,9 +3,6 @@
 The scale ``"small"`` has the fully connected networks of the chapter on digits, in the settings between
 which the answer changes; ``"full"`` has the VGG of the paper, on the full Fashion-MNIST in place of CIFAR-10,
 with batch norm's relatives on the l1 and l-infinity norm beside it; ``"medium"`` has a small VGG instead.
-
-.. [santurkar2018] S. Santurkar, D. Tsipras, A. Ilyas, A. Madry. How Does Batch Normalization Help
-   Optimization? arXiv:1805.11604.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnbook import data, layers, models, probes, training
+from bnbook._checks import check_choice
 from bnbook.experiments import points
 from bnbook.experiments._vision import batches_of, images_of, seeded
 
@@ -74,40 +72,14 @@ Row = dict[str, Any]
 
 
 def run(member: dict[str, Any], device: str = "cpu") -> list[Row]:
-    """Run one member.
-
-    Parameters
-    ----------
-    member : dict
-        From :func:`bnbook.experiments.members`.
-    device : str
-        As ``torch.device`` reads it.
-
-    Returns
-    -------
-    list of dict
-        What :func:`measure` returns for the one seed.
-    """
+    """Run one of :func:`bnbook.experiments.members`."""
     settings = dict(member)
     seed = settings.pop("seed")
     return measure(**settings, seeds=[seed], device=device)
 
 
 def table(grid: dict[str, Any], seeds: Sequence[int], device: str = "cpu") -> pd.DataFrame:
-    """Measure every point of a grid, all seeds of a point at once: the chapter's way to the same numbers.
-
-    Parameters
-    ----------
-    grid : dict
-        An entry of :data:`SCALES`, or settings like it.
-    seeds : sequence of int
-    device : str
-
-    Returns
-    -------
-    DataFrame
-        The settings of a row first, then what :func:`measure` found.
-    """
+    """Measure every point of a grid, all seeds at once: the chapter's way to the rows of :func:`measure`."""
     rows = [point | row for point in points(grid) for row in measure(**point, seeds=seeds, device=device)]
     return pd.DataFrame(rows)
 
@@ -155,14 +127,9 @@ def measure(
     list of dict
         For each seed and look ``seed``, ``step``, and what :func:`along_gradient` returns; NaN after a
         divergence, or no further row.
-
-    Raises
-    ------
-    ValueError
-        For an unknown network or norm.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm: got {norm!r}, allowed are {', '.join(NORMS)}")
+    check_choice(NORMS, norm=norm)
+    check_choice(("mlp", "vgg"), network=network)
     if network == "mlp":
         settings: dict[str, Any] = {
             "norm": NORMS[norm],
@@ -187,13 +154,11 @@ def measure(
             for i, seed in enumerate(runs.axes["seed"])
             for k, step in enumerate(runs.steps)
         ]
-    if network == "vgg":
-        return [
-            {"seed": seed} | row
-            for seed in seeds
-            for row in _vgg(NORMS[norm], widths, images, lr, steps, every, batch_size, seed, device)
-        ]
-    raise ValueError(f"network: got {network!r}, allowed are mlp, vgg")
+    return [
+        {"seed": seed} | row
+        for seed in seeds
+        for row in _vgg(NORMS[norm], widths, images, lr, steps, every, batch_size, seed, device)
+    ]
 
 
 def along_gradient(
@@ -206,35 +171,19 @@ def along_gradient(
 ) -> dict[str, float]:
     """Numbers on the loss along the step of gradient descent, of which the first three are in the paper.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In the mode in which it is measured.
-    loss : function
-        From the output and the target to a single number.
-    x, y : Tensor of shape (examples, ...)
-    lr : float
-        Learning rate; above 0.
-    multiples : sequence of float
-        Of `lr`, increasing: how far to look.
+    ``range``, the largest minus the smallest loss on the way; ``distance``, the largest distance of a
+    gradient from the first; ``beta``, the effective smoothness over the whole way; and ``loss`` and
+    ``gradient``, the loss and the length of the gradient where it begins. The way goes over increasing
+    `multiples` of the learning rate `lr`; the rest is as in :func:`bnbook.probes.landscape`.
 
-    Returns
-    -------
-    dict of str to float
-        ``range``, the largest minus the smallest loss on the way; ``distance``, the largest distance of a
-        gradient from the first; ``beta``, the effective smoothness over the whole way; and ``loss`` and
-        ``gradient``, the loss and the length of the gradient where it begins.
-
-    Raises
-    ------
-    ValueError
-        As :func:`bnbook.probes.landscape`.
+    >>> model, x = nn.Linear(1, 1, bias=False), torch.tensor([[1.0], [3.0]])
+    >>> round(along_gradient(model, F.mse_loss, x, torch.zeros(2, 1), lr=0.01)["beta"], 3)
+    10.0
     """
     way = probes.landscape(model, loss, x, y, [lr * k for k in multiples])
-    value, gradient = probes._loss_and_gradient(model, loss, x, y, probes._trainable(model))
     return {
-        "loss": value.item(),
-        "gradient": probes._norm(probes._flat(gradient.values())).item(),
+        "loss": way.start.item(),
+        "gradient": way.gradient.item(),
         "range": (way.loss.max() - way.loss.min()).item(),
         "distance": way.distance.max().item(),
         "beta": way.beta[-1].item(),
@@ -275,8 +224,7 @@ def _vgg(
     rows: list[Row] = []
     with seeded(seed, device):
         part = images_of(images, device)
-        classes = int(part[1].max()) + 1
-        model = models.vgg(part[0].shape[1:], classes, widths=widths, norm=norm).to(device)
+        model = models.vgg(part[0].shape[1:], int(part[1].max()) + 1, widths=widths, norm=norm).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
         for step, (x, y) in enumerate(batches_of(part, batch_size, steps, seed)):
             if step % every == 0:
