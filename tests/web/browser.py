@@ -4,7 +4,9 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+NOTEBOOKS = ROOT / "notebooks"
 SETTLED_MS = 15_000  # how long a page may take to set its maths
 
 FLAGS = [
