@@ -104,7 +104,7 @@ def test_a_solution_is_closed_until_the_reader_opens_it():
         "### Exercise 7.2. A title\n\nDo (7.1).",
         'def my_backward(dy, x, gamma, eps):\n    ...\n\n\ncheck("backward.my_backward", my_backward)',
         "<details><summary>Solution of exercise 7.2</summary>\n\nLike so.\n\n</details>",
-        "2 + 2",
+        "# @title Solution of exercise 7.2\n2 + 2",
         "After.",
         "3 + 3",
     ]

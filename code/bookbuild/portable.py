@@ -212,7 +212,7 @@ def portable_cells(notebook: NotebookNode, chapter: str, book: Labels) -> Iterat
     solution = ""  # the exercise whose solution these cells are
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            yield from _code(cell, book, bool(solution))
+            yield from _code(cell, book, solution)
             continue
         for name, argument, text in _pieces(cell.source):
             if name == "exercise":
@@ -258,13 +258,15 @@ def answer_cell(chapter: str, number: int) -> NotebookNode:
     return cell
 
 
-def _code(cell: NotebookNode, book: Labels, is_solution: bool) -> Iterator[NotebookNode]:
+def _code(cell: NotebookNode, book: Labels, solution: str) -> Iterator[NotebookNode]:
     """A code cell in the front ends' own words, and the caption of its figure below it."""
     figure = cell.metadata.pop("mystnb", {}).get("figure", {})
     tags = cell.metadata.get("tags", [])
-    if is_solution or "hide-input" in tags:  # JupyterLab and VS Code, Colab
-        cell.metadata["jupyter"] = {"source_hidden": True} | ({"outputs_hidden": True} if is_solution else {})
+    if solution or "hide-input" in tags:  # JupyterLab and VS Code, Colab
+        cell.metadata["jupyter"] = {"source_hidden": True} | ({"outputs_hidden": True} if solution else {})
         cell.metadata["cellView"] = "form"
+    if solution:  # a folded cell shows its first line
+        cell.source = f"# @title Solution of {solution.lower()}\n{cell.source}"
     yield cell
     if figure:
         yield new_markdown_cell(f"**{book.names[figure['name']]}.** {plain(figure['caption'].strip(), book)}")

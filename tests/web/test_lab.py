@@ -102,6 +102,8 @@ def test_a_reader_sees_text_numbers_and_titles_and_no_directive_and_no_solution(
     assert closed.count() >= 4
     assert all(not element.get_attribute("open") for element in closed.all())
     assert not any(page.locator("details > p").nth(i).is_visible() for i in range(closed.count()))
+    folded = page.locator(".jp-Placeholder-contentContainer", has_text="Solution of exercise")
+    assert folded.count() >= 4  # a folded cell shows its first line
     code = "\n".join(page.locator(".jp-CodeCell .jp-InputArea-editor").all_inner_texts())
     assert "solution(" not in code
     assert page.get_by_text("not answered yet").count() >= 3
