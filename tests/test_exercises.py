@@ -85,7 +85,7 @@ def parts_of(chapter):
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_exercises_stand_in_the_order_of_the_book_and_have_its_titles(chapter):
     titles = [title for title, _, _ in parts_of(chapter)]
-    known = exercises._of_chapter(chapter)
+    known = exercises.of_chapter(chapter)
     assert len(known) == len(titles)
     for title, exercise in zip(titles, known.values(), strict=True):
         assert exercise is None or exercise.title == title
@@ -95,7 +95,7 @@ def test_exercises_stand_in_the_order_of_the_book_and_have_its_titles(chapter):
 def test_the_book_says_how_to_check_and_its_solution_does(name):
     chapter, rest = name.split(".")
     exercise = CATALOGUE[name]
-    _, asked, solved = parts_of(chapter)[list(exercises._of_chapter(chapter)).index(rest)]
+    _, asked, solved = parts_of(chapter)[list(exercises.of_chapter(chapter)).index(rest)]
     assert f'check("{name}",' in asked
     assert f'check("{name}",' in solved
     if exercise.inputs is not None:

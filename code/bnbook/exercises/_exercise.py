@@ -122,7 +122,7 @@ class Exercise:
 
     @functools.cached_property
     def right(self) -> Any:
-        """The solution: a function or a value."""
+        """The solution, which is a function or a value."""
         return self.run(self.solution)
 
     @functools.cached_property

@@ -154,7 +154,7 @@ class WSLinear(_Standardizing, nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply `x` by the weight of :meth:`filters`."""
+        """Multiply `x` by the weight of ``filters``."""
         return F.linear(x, self.filters(), self.bias)
 
 
@@ -168,7 +168,7 @@ class WSConv2d(_Standardizing, nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve `x` with the filters of :meth:`filters`."""
+        """Convolve `x` with the filters of ``filters``."""
         y: Tensor = self._conv_forward(x, self.filters(), self.bias)
         return y
 
