@@ -1,0 +1,15 @@
+"""What is wrong with the normalization in *my* network?
+
+>>> from bnbook import doctor
+>>> import torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.BatchNorm1d(8))
+>>> [finding.kind for finding in doctor.examine(model, example=(1, 4)).findings]
+['few-values', 'norm-at-output']
+
+It needs PyTorch and nothing else, and works on PyTorch's norms and on what behaves like them.
+"""
+
+from bnbook.doctor._examine import examine
+from bnbook.doctor._report import Finding, Report
+
+__all__ = ["Finding", "Report", "examine"]
