@@ -167,7 +167,9 @@ class Detector(nn.Module):
 
     def __init__(self, norm1, norm2):
         super().__init__()
-        self.backbone = nn.Sequential(conv(1, 8), norm2(8), nn.ReLU(), conv(8, 16, 3, 2), norm2(16), nn.ReLU())
+        self.backbone = nn.Sequential(
+            conv(1, 8), norm2(8), nn.ReLU(), conv(8, 16, 3, 2), norm2(16), nn.ReLU()
+        )
         self.neck = nn.Sequential(conv(16, 16, 3, 2), norm2(16), nn.ReLU())
         self.tower = nn.Sequential(conv(16, 16), nn.GroupNorm(2, 16), nn.ReLU())
         self.score, self.box = nn.Conv2d(16, 10, 1), nn.Conv2d(16, 4, 1)
@@ -294,7 +296,9 @@ def output(model: nn.Module, x: Tensor) -> Tensor:
     return out["logits"] if isinstance(out, dict) else out[0] if isinstance(out, tuple) else out
 
 
-def batches(seed: int = 1, size: int = 16, count: int = 10, test: bool = False) -> list[tuple[Tensor, Tensor]]:
+def batches(
+    seed: int = 1, size: int = 16, count: int = 10, test: bool = False
+) -> list[tuple[Tensor, Tensor]]:
     """Batches of training or test images, shuffled."""
     x, y, x_test, y_test = digits()
     x, y = (x_test, y_test) if test else (x, y)
@@ -310,7 +314,9 @@ def trained(name: str, norms=TORCH, seed: int = 0, steps: int = 150, size: int =
     return model.eval()
 
 
-def fit(model: nn.Module, steps: int, size: int = 32, seed: int = 0, rate: float = 0.01, ready=lambda x: x) -> None:
+def fit(
+    model: nn.Module, steps: int, size: int = 32, seed: int = 0, rate: float = 0.01, ready=lambda x: x
+) -> None:
     """Train with Adam, its rate going to 0 linearly."""
     x, y, _, _ = digits()
     generator = torch.Generator().manual_seed(seed)

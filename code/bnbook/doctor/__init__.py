@@ -1,4 +1,4 @@
-"""What is wrong with the normalization in *my* network?
+"""The doctor says what is wrong with the normalization in a network.
 
 >>> from bnbook import doctor
 >>> import torch
@@ -9,7 +9,23 @@
 It needs PyTorch and nothing else, and works on PyTorch's norms and on what behaves like them.
 """
 
+from bnbook.doctor._compare import compare
+from bnbook.doctor._cures import Folded, fold, freeze, recompute, replace
 from bnbook.doctor._examine import examine
+from bnbook.doctor._files import examine_file
+from bnbook.doctor._loop import watch
 from bnbook.doctor._report import Finding, Report
 
-__all__ = ["Finding", "Report", "examine"]
+__all__ = [
+    "Finding",
+    "Folded",
+    "Report",
+    "compare",
+    "examine",
+    "examine_file",
+    "fold",
+    "freeze",
+    "recompute",
+    "replace",
+    "watch",
+]

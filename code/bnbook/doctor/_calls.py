@@ -18,7 +18,9 @@ class ForwardFailed(RuntimeError):
     """A forward pass raised: which batch, in which module, and what."""
 
     def __init__(self, batch: int, module: str, error: Exception) -> None:
-        super().__init__(f"batch {batch}: the forward pass failed in {module or 'the model'}: {_first_line(error)}")
+        super().__init__(
+            f"batch {batch}: the forward pass failed in {module or 'the model'}: {_first_line(error)}"
+        )
         self.batch, self.module, self.error = batch, module, error
 
 
@@ -73,7 +75,9 @@ def _pick(batch: Any, pick: Any, name: str) -> Any:
             return pick(batch)
         return [batch[key] for key in pick] if isinstance(pick, list | tuple) else batch[pick]
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{name}: got {pick!r}, but a batch is a {type(batch).__name__} without it") from error
+        raise ValueError(
+            f"{name}: got {pick!r}, but a batch is a {type(batch).__name__} without it"
+        ) from error
 
 
 def tensors(structure: Any) -> Iterator[Tensor]:

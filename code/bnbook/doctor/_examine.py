@@ -128,7 +128,9 @@ def _look_at_shapes(case: Case, caller: Caller, example: Any, batches: list[Any]
     try:
         case.trace = trace(case.model, case.norms, caller, batch)
     except Exception as error:
-        case.not_examined.append(("shapes", f"the pass of an example failed: {type(error).__name__}: {error}"[:300]))
+        case.not_examined.append(
+            ("shapes", f"the pass of an example failed: {type(error).__name__}: {error}"[:300])
+        )
         return
     ran = {call.norm for call in case.trace.calls}
     idle = [norm.name for norm in case.norms if norm.name not in ran]
@@ -149,7 +151,9 @@ def _look_at_batches(case: Case, caller: Caller, batches: list[Any]) -> None:
     if not seen.evaluated.logits:
         case.not_examined.append(("outputs", "none has a row for each example"))
     if len(seen.sizes) < 3:
-        case.not_examined.append(("ordered or mixed batches", f"{len(seen.sizes)} batches, at least 3 are needed"))
+        case.not_examined.append(
+            ("ordered or mixed batches", f"{len(seen.sizes)} batches, at least 3 are needed")
+        )
     if "padding" not in case.expect:
         case.not_examined.append(("padding", "expect={'padding': axis} was not given"))
     widest = max(seen.batches, key=examples)
@@ -166,14 +170,18 @@ def _look_at_batches(case: Case, caller: Caller, batches: list[Any]) -> None:
 
 def _taken(batches: Any, most: int, model: nn.Module, case: Case) -> list[Any]:
     """The batches, on the model's device, and what a loader says about its last one."""
-    if isinstance(batches, Tensor | Mapping) or (isinstance(batches, tuple) and batches and isinstance(batches[0], Tensor)):
+    if isinstance(batches, Tensor | Mapping) or (
+        isinstance(batches, tuple) and batches and isinstance(batches[0], Tensor)
+    ):
         batches = [batches]
     if isinstance(batches, torch.utils.data.Dataset):
         raise ValueError("batches: got a Dataset, expected batches: DataLoader(dataset, batch_size=...)")
     case.ragged = _ragged(batches)
     given = take(batches, most, device_of(model))
     if not given:
-        raise ValueError("batches: got an empty iterable, at least one batch is needed (was a generator used up?)")
+        raise ValueError(
+            "batches: got an empty iterable, at least one batch is needed (was a generator used up?)"
+        )
     if isinstance(batches, Iterator):
         case.not_examined.append(("the rest of the batches", f"an iterator: {len(given)} were taken from it"))
     return given
@@ -183,13 +191,19 @@ def _ragged(batches: Any) -> tuple[int, int] | None:
     """Number of examples and batch size, if the last batch is kept although it is smaller."""
     if isinstance(batches, list):
         sizes = [examples(batch) for batch in batches]
-        return (sum(sizes), sizes[0]) if sizes and len(set(sizes[:-1])) == 1 and sizes[-1] < sizes[0] else None
+        return (
+            (sum(sizes), sizes[0]) if sizes and len(set(sizes[:-1])) == 1 and sizes[-1] < sizes[0] else None
+        )
     size, data = getattr(batches, "batch_size", None), getattr(batches, "dataset", None)
     try:
         length = len(data)  # type: ignore[arg-type]
     except TypeError:
         return None
-    return (length, size) if isinstance(size, int) and size > 1 and not getattr(batches, "drop_last", False) else None
+    return (
+        (length, size)
+        if isinstance(size, int) and size > 1 and not getattr(batches, "drop_last", False)
+        else None
+    )
 
 
 def _example(example: Any, model: nn.Module) -> Any:
@@ -226,7 +240,9 @@ def _examine_state(
 ) -> Report:
     """Look at a state dict: what the names that end in running_var belong to."""
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"model: got {type(state).__name__}, expected an nn.Module or a mapping of names to tensors")
+        raise ValueError(
+            f"model: got {type(state).__name__}, expected an nn.Module or a mapping of names to tensors"
+        )
     case = Case(None, norms_of_state(state))
     case.not_examined += [
         ("modes, momentum, shapes, activations", "a state dict does not hold them"),
@@ -254,7 +270,11 @@ def _examine_state(
 def _report(
     case: Case, findings: Iterable[Finding], ignore: Sequence[str], baseline: str | os.PathLike[str] | None
 ) -> Report:
-    depth = "weights" + (", shapes" if case.trace else "") + (f", {_batches_said(case.seen)}" if case.seen else "")
+    depth = (
+        "weights"
+        + (", shapes" if case.trace else "")
+        + (f", {_batches_said(case.seen)}" if case.seen else "")
+    )
     kinds: dict[str, int] = {}
     for norm in case.norms:
         kinds[norm.family] = kinds.get(norm.family, 0) + 1
@@ -279,7 +299,9 @@ def _batches_said(seen: Seen) -> str:
 def _row(norm: Norm, case: Case) -> dict[str, Any]:
     """One norm in the table."""
     row: dict[str, Any] = {"norm": norm.name, "family": norm.family, "channels": norm.channels}
-    row["mode"] = "file" if norm.training is None else "frozen" if norm.frozen else "train" if norm.training else "eval"
+    row["mode"] = (
+        "file" if norm.training is None else "frozen" if norm.frozen else "train" if norm.training else "eval"
+    )
     call = next((c for c in case.trace.calls if c.norm == norm.name), None) if case.trace else None
     row["values"] = norm.values(call.shape) if call else ""
     if norm.var is not None:

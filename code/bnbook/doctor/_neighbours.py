@@ -1,4 +1,4 @@
-"""Does an example's output depend on its neighbours in the batch, and which module makes it so?"""
+"""Whether an output depends on the neighbours in the batch or on padding, and which module makes it so."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def dependence(model: nn.Module, caller: Caller, batch: Any, training: list[nn.M
     return found._replace(module=_first(runs[0], runs[2], found.tolerance)) if found.real else found
 
 
-def padded(model: nn.Module, caller: Caller, batch: Any, padding: int | Callable[[Any], Any]) -> tuple[float, str]:
+def padded(
+    model: nn.Module, caller: Caller, batch: Any, padding: int | Callable[[Any], Any]
+) -> tuple[float, str]:
     """Change of the outputs when each example gets more padding, and the first module that changes.
 
     `padding` is the axis along which a quarter of its length is added in zeros, or a function that pads a
@@ -63,7 +65,7 @@ def padded(model: nn.Module, caller: Caller, batch: Any, padding: int | Callable
         runs.append(seen)
     if outputs[0] is None or outputs[1] is None:
         return 0.0, ""
-    return _distance(outputs[0].float(), outputs[1].float()), _first(*runs, 0.01)
+    return _distance(outputs[0].float(), outputs[1].float()), _first(runs[0], runs[1], 0.01)
 
 
 def _longer(tensor: Tensor, axis: int, n: int) -> Tensor:
@@ -74,7 +76,9 @@ def _longer(tensor: Tensor, axis: int, n: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(shape)], axis)
 
 
-def _first(own: list[tuple[str, Tensor, Tensor]], other: list[tuple[str, Tensor, Tensor]], tolerance: float) -> str:
+def _first(
+    own: list[tuple[str, Tensor, Tensor]], other: list[tuple[str, Tensor, Tensor]], tolerance: float
+) -> str:
     """The first module that makes a difference; the module around it if its input differs already."""
     for (name, x, y), (_, x_other, y_other) in zip(own, other, strict=False):
         if _distance(y, y_other) > tolerance:
@@ -117,4 +121,6 @@ def _distance(a: Tensor, b: Tensor) -> float:
     common = tuple(slice(min(own, other)) for own, other in zip(a.shape, b.shape, strict=True))
     a, b = a[common], b[common]
     spread = float(a.std(correction=0)) if torch.isfinite(a).all() else 1.0
-    return float(torch.nan_to_num((a - b).abs(), nan=0.0, posinf=0.0).max()) / max(spread, 1e-6 * float(a.abs().max()), 1e-30)
+    return float(torch.nan_to_num((a - b).abs(), nan=0.0, posinf=0.0).max()) / max(
+        spread, 1e-6 * float(a.abs().max()), 1e-30
+    )

@@ -20,7 +20,13 @@ _FAMILIES: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.RMSNorm, "rms"),
 )
 # Longer names first: FrozenBatchNorm2d and SyncBatchNorm are batch norms, RMSNorm is no plain norm.
-_NAMES = {"batchnorm": "batch", "instancenorm": "instance", "groupnorm": "group", "layernorm": "layer", "rmsnorm": "rms"}
+_NAMES = {
+    "batchnorm": "batch",
+    "instancenorm": "instance",
+    "groupnorm": "group",
+    "layernorm": "layer",
+    "rmsnorm": "rms",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +67,7 @@ class Norm:
         for tensor in (self.var, self.gamma):
             if tensor is not None:
                 return tensor.numel()
-        features = getattr(self.module, "num_features", None) or getattr(self.module, "num_channels", 0)
+        features: Any = getattr(self.module, "num_features", None) or getattr(self.module, "num_channels", 0)
         return int(features)
 
     @property
@@ -77,7 +83,13 @@ class Norm:
     @property
     def moves(self) -> bool:
         """Whether the next forward pass moves the running statistics."""
-        return bool(self.training) and not self.frozen and self.tracks and self.mean is not None and self.momentum != 0
+        return (
+            bool(self.training)
+            and not self.frozen
+            and self.tracks
+            and self.mean is not None
+            and self.momentum != 0
+        )
 
     @property
     def trainable(self) -> bool:
@@ -118,7 +130,9 @@ def family(module: nn.Module) -> str | None:
     for cls, name in _FAMILIES:
         if isinstance(module, cls):
             return name
-    if isinstance(_tensor(module, "running_mean"), Tensor) and isinstance(_tensor(module, "running_var"), Tensor):
+    if isinstance(_tensor(module, "running_mean"), Tensor) and isinstance(
+        _tensor(module, "running_var"), Tensor
+    ):
         return "batch"
     original = str(getattr(module, "original_name", type(module).__name__)).lower().rstrip("123d")
     if isinstance(module, torch.jit.ScriptModule) or original in ("rmsnorm", "rmsnormfp32"):

@@ -127,7 +127,11 @@ def observe(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[A
     seen.labels = [label for label in labels if label is not None] if None not in labels else []
     if not seen.batches:
         return seen
-    switch = [norm.module for norm in norms if norm.family == "batch" and not norm.frozen and norm.module is not None]
+    switch = [
+        norm.module
+        for norm in norms
+        if norm.family == "batch" and not norm.frozen and norm.module is not None
+    ]
     drops = [module for module in model.modules() if _drops(module)]
     seen.dropout = bool(drops)
     try:
@@ -144,6 +148,11 @@ def observe(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[A
     except ForwardFailed as error:
         seen.failed = error
     return seen
+
+
+def record(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any]) -> dict[Key, Stats]:
+    """What enters each norm, in the modes in which the modules are."""
+    return _run(model, norms, caller, batches).stats
 
 
 def _values(seen: Seen, norms: list[Norm], module: nn.Module) -> int:
@@ -207,7 +216,9 @@ def modes(model: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
                     buffer.copy_(copy)
 
 
-def _run(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any], ranges: Seen | None = None) -> Pass:
+def _run(
+    model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any], ranges: Seen | None = None
+) -> Pass:
     """One pass over all batches; with `ranges`, modules that make non-finite numbers are looked for."""
     done = Pass()
     by_module = {norm.module: norm for norm in norms if norm.module is not None}
@@ -231,7 +242,9 @@ def _run(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any]
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             inside.pop()
             if leaf and ranges is not None:
-                extremes.extend((name, _range(t)) for t in tensors(output) if t.is_floating_point() and t.numel())
+                extremes.extend(
+                    (name, _range(t)) for t in tensors(output) if t.is_floating_point() and t.numel()
+                )
 
         return hook
 
@@ -240,9 +253,13 @@ def _run(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any]
             hooks.callback(module.register_forward_pre_hook(enter(name)).remove)
             hooks.callback(module.register_forward_hook(leave(name, not list(module.children()))).remove)
             if module in by_module:
-                hooks.callback(module.register_forward_pre_hook(watch(by_module[module]), with_kwargs=True).remove)
+                hooks.callback(
+                    module.register_forward_pre_hook(watch(by_module[module]), with_kwargs=True).remove
+                )
         for index, batch in enumerate(batches):
-            calls.clear(), inside.clear(), extremes.clear()
+            calls.clear()
+            inside.clear()
+            extremes.clear()
             try:
                 output = caller(model, batch)
             except Exception as error:
@@ -252,7 +269,31 @@ def _run(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any]
                 done.logits.append(result.detach().float().cpu())
             if ranges is not None and ranges.nonfinite is None:
                 ranges.nonfinite = _first_bad(extremes, index)
+                if ranges.nonfinite is not None:
+                    name, evidence = ranges.nonfinite
+                    ranges.nonfinite = (_blamed(model, caller, batch, name), evidence)
     return done
+
+
+def _blamed(model: nn.Module, caller: Caller, batch: Any, name: str) -> str:
+    """The module, or the one around it if what entered was not finite already: then its code made it."""
+    entered = list[bool]()
+
+    def look(_: nn.Module, args: Any, kwargs: Any) -> None:
+        entered.append(all(not _is_bad(_range(t)) for t in tensors([args, kwargs]) if t.is_floating_point()))
+
+    module = dict(hookable(model))[name]
+    handle = module.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        caller(model, batch)
+    finally:
+        handle.remove()
+    return name if all(entered) else name.rpartition(".")[0]
+
+
+def _is_bad(extreme: Tensor) -> bool:
+    """NaN or +infinity; -infinity is a mask."""
+    return bool(torch.isnan(extreme).any() or extreme[1] == torch.inf)
 
 
 def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -293,7 +334,12 @@ def _add_by_group(stats: Stats, norm: Norm, x: Tensor) -> None:
     size = norm.values(tuple(x.shape))
     if norm.family in ("layer", "rms") and x.shape[-1:].numel() != size and x.numel() % max(size, 1):
         return
-    if norm.family in ("layer", "rms") and size == x.shape[1:2].numel() and x.ndim == 4 and x.shape[-1] != size:
+    if (
+        norm.family in ("layer", "rms")
+        and size == x.shape[1:2].numel()
+        and x.ndim == 4
+        and x.shape[-1] != size
+    ):
         x = x.movedim(1, -1)  # a layer norm over channels that come first
     if size < 1 or x.numel() % size:
         return
@@ -314,7 +360,9 @@ def _range(x: Tensor) -> Tensor:
     return torch.stack(torch.aminmax(x.detach().float()))
 
 
-def _first_bad(extremes: list[tuple[str, Tensor]], batch: int) -> tuple[str, dict[str, float | int | str]] | None:
+def _first_bad(
+    extremes: list[tuple[str, Tensor]], batch: int
+) -> tuple[str, dict[str, float | int | str]] | None:
     """The first module with NaN or +infinity (-infinity is a mask), and what came before it."""
     if not extremes:
         return None
@@ -324,7 +372,9 @@ def _first_bad(extremes: list[tuple[str, Tensor]], batch: int) -> tuple[str, dic
         return None
     first = int(bad.nonzero()[0])
     evidence: dict[str, float | int | str] = {"batch": batch, "output": _interval(table[first])}
-    for name, extreme in list(zip([name for name, _ in extremes], table, strict=True))[max(first - 3, 0) : first]:
+    for name, extreme in list(zip([name for name, _ in extremes], table, strict=True))[
+        max(first - 3, 0) : first
+    ]:
         evidence[f"before, {name}"] = _interval(extreme)
     return extremes[first][0], evidence
 

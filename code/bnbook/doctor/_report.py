@@ -104,7 +104,8 @@ class Report:
         cells = [heads, *([_short(row.get(head, "")) for head in heads] for row in self.norms)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
         )
 
     def raise_for(self, severity: str = "error") -> None:
@@ -120,7 +121,9 @@ class Report:
         """The report as JSON, also written to `path`, which a later ``baseline=`` may read."""
         findings = [{"id": finding.id, **asdict(finding)} for finding in self.findings]
         text = json.dumps(
-            {"findings": findings, "norms": self.norms, "not_examined": self.not_examined}, indent=1, default=str
+            {"findings": findings, "norms": self.norms, "not_examined": self.not_examined},
+            indent=1,
+            default=str,
         )
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")

@@ -64,7 +64,9 @@ class Case:
         if isinstance(patterns, bool):
             return patterns
         patterns = [patterns] if isinstance(patterns, str) else patterns
-        return any(fnmatch(name, pattern) or name.startswith(pattern.rstrip(".*") + ".") for pattern in patterns)
+        return any(
+            fnmatch(name, pattern) or name.startswith(pattern.rstrip(".*") + ".") for pattern in patterns
+        )
 
 
 class Sign(NamedTuple):
@@ -99,7 +101,9 @@ class Rule(NamedTuple):
 RULES: list[Rule] = []
 
 
-def rule(kind: str, needs: str) -> Callable[[Callable[[Case], Iterator[Sign]]], Callable[[Case], Iterator[Sign]]]:
+def rule(
+    kind: str, needs: str
+) -> Callable[[Callable[[Case], Iterator[Sign]]], Callable[[Case], Iterator[Sign]]]:
     """Enter a generator into `RULES`."""
 
     def enter(check: Callable[[Case], Iterator[Sign]]) -> Callable[[Case], Iterator[Sign]]:

@@ -38,7 +38,9 @@ def few_values(case: Case) -> Iterator[Sign]:
             norm.name,
             {"values per statistic": m, "shape": str(tuple(call.shape))},
             "With one value there is no variance, and PyTorch refuses; with two, all that is left of a value "
-            "is which of the two was larger." if m <= FEW else "Means of so few values are noisy.",
+            "is which of the two was larger."
+            if m <= FEW
+            else "Means of so few values are noisy.",
             "a larger batch, doctor.replace(model), or no norm on pooled features",
         )
 
@@ -86,7 +88,7 @@ def wrong_axis(case: Case) -> Iterator[Sign]:
 
 
 def _features_last(trace: Trace, call: Call) -> tuple[str, int] | None:
-    """The layer that made the last axis of this input its features, unless the axes were turned on the way."""
+    """The layer that put features on the last axis of this input, unless the axes were turned since."""
     inside = ""
     for _, op in trace.upstream(call.source):
         layer = trace.modules.get(op.module)
@@ -132,8 +134,8 @@ def bessel_gap(case: Case) -> Iterator[Sign]:
             "warning",
             worst,
             {"evaluation over training": product, "norms": len(kept), "fewest values": kept[worst]},
-            "The stored variance is unbiased, m / (m - 1) larger than the one that normalizes in training, so "
-            "activations shrink in evaluation by this factor along the depth.",
+            "The stored variance is unbiased, m / (m - 1) larger than the one that normalizes in "
+            "training, so activations shrink in evaluation by this factor along the depth.",
             "larger batches, or running variances multiplied by (m - 1) / m",
         )
 
@@ -165,8 +167,13 @@ def redundant_bias(case: Case) -> Iterator[Sign]:
     found = []
     for norm, call, _ in _called(case, "batch", "instance"):
         feeder = case.trace.feeder(call) if case.trace else None
-        if feeder and isinstance(getattr(feeder[1], "bias", None), torch.Tensor) and _linear(feeder[1]) and not norm.frozen:
-            found.append((norm.name, int(feeder[1].bias.numel())))  # type: ignore[union-attr, operator]
+        layer = feeder[1] if feeder else None
+        if (
+            isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+            and layer.bias is not None
+            and not norm.frozen
+        ):
+            found.append((norm.name, layer.bias.numel()))
     if found:
         yield Sign(
             "note",
@@ -177,12 +184,13 @@ def redundant_bias(case: Case) -> Iterator[Sign]:
         )
 
 
-def _linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-
-
 def _many_ranks(norm: Norm) -> bool:
     """Whether the batch is that of several processes."""
     distributed = torch.distributed
     synced = isinstance(norm.module, nn.SyncBatchNorm)
-    return synced and distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return (
+        synced
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )

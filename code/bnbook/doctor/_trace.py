@@ -26,7 +26,19 @@ _VIEWS = _TURNS | {
 }
 _SUMS = {"add", "add_"}
 _ACTIVATIONS = {
-    *("relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh", "softplus", "hardtanh"),
+    *(
+        "relu",
+        "leaky_relu",
+        "prelu",
+        "elu",
+        "gelu",
+        "silu",
+        "mish",
+        "sigmoid",
+        "tanh",
+        "softplus",
+        "hardtanh",
+    ),
     *("hardswish", "hardsigmoid", "clamp", "clamp_min", "_softmax", "_log_softmax"),
 }
 
@@ -126,9 +138,9 @@ class Trace:
         return math.exp(min(log))
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, stack: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stack, self.ops = stack, list[Op]()
         self.made: dict[int, int] = {}  # id of a tensor -> operation that wrote it last
         self.alive: list[Tensor] = []  # an id stays unique only while its tensor lives
@@ -159,7 +171,13 @@ def trace(model: nn.Module, norms: list[Norm], caller: Caller, batch: Any) -> Tr
         return _run(model, norms, caller, mapped(batch, _to_meta), "meta")
     except Exception:  # a number that decides, a tensor outside the state: compute with two examples
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        return _run(model, norms, caller, mapped(batch, lambda t: _real(t[:2] if t.ndim else t, device)), "two examples")
+        return _run(
+            model,
+            norms,
+            caller,
+            mapped(batch, lambda t: _real(t[:2] if t.ndim else t, device)),
+            "two examples",
+        )
 
 
 def _to_meta(tensor: Tensor) -> Tensor:
@@ -187,7 +205,9 @@ def _run(model: nn.Module, norms: list[Norm], caller: Caller, batch: Any, how: s
             x, y = next(tensors([args, kwargs]), None), next(tensors(output), None)
             if name in own.values() and x is not None and y is not None:
                 made = recorder.made
-                found.calls.append(Call(name, tuple(x.shape), made.get(id(x), -1), id(x), made.get(id(y), -1)))
+                found.calls.append(
+                    Call(name, tuple(x.shape), made.get(id(x), -1), id(x), made.get(id(y), -1))
+                )
 
         return hook
 
@@ -211,7 +231,9 @@ def _run(model: nn.Module, norms: list[Norm], caller: Caller, batch: Any, how: s
 @contextmanager
 def _on_meta(model: nn.Module) -> Iterator[None]:
     """The model's parameters and buffers are meta tensors inside; factory functions make meta tensors."""
-    tables: list[dict[str, Any]] = [t for module in model.modules() for t in (module._parameters, module._buffers)]
+    tables: list[dict[str, Any]] = [
+        t for module in model.modules() for t in (module._parameters, module._buffers)
+    ]
     before = [dict(table) for table in tables]
     meta = {id(t): _to_meta(t.detach()) for table in before for t in table.values() if t is not None}
     try:

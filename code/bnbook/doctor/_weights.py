@@ -18,7 +18,7 @@ from bnbook.doctor._rules import Case, Sign, rule
 # Every published network with batch norm weighs the new value by 0.1 or less (97 of timm's were looked at).
 # MAML and precise statistics under way use exactly 1. TensorFlow's 0.9 to 0.999 weigh the old one.
 SWAPPED_MOMENTUM = 0.9
-# Gains of a layer over their median. Healthy: up to 8 in trained networks of the benchmark. A channel whose
+# Gains of a layer over their median. Healthy: up to 12 in trained networks of the benchmark. A channel whose
 # variance died while its scale did not has 1 / sqrt(eps) = 316.
 OUTLIER_GAIN = 50.0
 LARGEST_HALF = 65504.0
@@ -77,7 +77,11 @@ def untouched_statistics(case: Case) -> Iterator[Sign]:
             yield Sign(
                 "error",
                 norm.name,
-                {"largest |beta|": float(norm.beta.detach().abs().max()), "running_mean": 0, "running_var": 1},
+                {
+                    "largest |beta|": float(norm.beta.detach().abs().max()),
+                    "running_mean": 0,
+                    "running_var": 1,
+                },
                 "The layer was trained but its running statistics were never updated, so evaluation does "
                 "not normalize at all.",
                 "doctor.recompute(model, batches), or copy the buffers from the model that was trained",
@@ -168,7 +172,10 @@ def _twins(model: nn.Module) -> set[str]:
     def shapes(child: nn.Module) -> tuple[tuple[str, torch.Size], ...]:
         return tuple((name, parameter.shape) for name, parameter in child.named_parameters())
 
-    children = {name: (shapes(child), any(p.requires_grad for p in child.parameters())) for name, child in model.named_children()}
+    children = {
+        name: (shapes(child), any(p.requires_grad for p in child.parameters()))
+        for name, child in model.named_children()
+    }
     live = {shape for shape, trains in children.values() if trains}
     return {name for name, (shape, trains) in children.items() if not trains and shape in live}
 
@@ -177,7 +184,11 @@ def _twins(model: nn.Module) -> set[str]:
 def mixed_mode(case: Case) -> Iterator[Sign]:
     """Some batch norms are in training mode and others in evaluation."""
     # Detectors (norm_eval), FixRes and teachers do this on purpose: a note.
-    own = [n for n in case.of("batch") if not n.frozen and n.module is not None and not case.expected_frozen(n.name)]
+    own = [
+        n
+        for n in case.of("batch")
+        if not n.frozen and n.module is not None and not case.expected_frozen(n.name)
+    ]
     training = [norm.name for norm in own if norm.training]
     evaluating = [norm.name for norm in own if not norm.training]
     if training and evaluating:
