@@ -545,6 +545,9 @@ LOOPS = [
 def parameters_only(model):
     """An averaged copy that began as the untrained network, and took the parameters only."""
     b = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in b.parameters():
+            parameter += 0.02 * parameter.std() * torch.randn_like(parameter) if parameter.numel() > 1 else 0
     for norm in norms(b).values():
         _reset(norm)
     return model, b, set(ran(b))

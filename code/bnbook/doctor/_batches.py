@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -42,12 +43,13 @@ class Staleness(NamedTuple):
     mean: float
     sigma: float
     scatter: float  # what `mean` would be from the scatter of batches alone
+    scatter_sigma: float
     ratio: float  # running over recomputed variance
 
 
 def staleness(norm: Norm, stats: Stats) -> Staleness | None:
     """Running statistics against those that the batches give."""
-    if norm.mean is None or norm.var is None or len(stats.mean) < 2:
+    if norm.mean is None or norm.var is None or len(stats.mean) < 2 or min(stats.m) < 2:
         return None
     mean, var = stats.pooled()
     running_mean, running_var = norm.mean.detach().float().cpu(), norm.var.detach().float().cpu()
@@ -57,12 +59,15 @@ def staleness(norm: Norm, stats: Stats) -> Staleness | None:
         return None
     sigma = (var + norm.eps).sqrt()
     alpha = 0.1 if norm.momentum is None else norm.momentum
-    noise = stats.means().std(0) / sigma * math.sqrt(1 / len(stats.mean) + alpha / (2 - alpha))
+    share = math.sqrt(1 / len(stats.mean) + alpha / (2 - alpha))  # of one batch's scatter in the difference
+    noise = stats.means().std(0) / sigma * share
+    noise_sigma = (torch.stack(stats.var) + norm.eps).log().std(0) / 2 * share
     ratio = (running_var + norm.eps) / (var + norm.eps)
     return Staleness(
         float(((running_mean - mean).abs() / sigma).median()),
         float((ratio.log() / 2).abs().median()),
         float(noise.median()),
+        float(noise_sigma.median()),
         float(ratio.median()),
     )
 
@@ -74,8 +79,9 @@ def _stale(case: Case) -> Iterator[tuple[Norm, Staleness]]:
         found = staleness(norm, stats) if stats is not None and not norm.frozen else None
         if found is None or (norm.initial and not _trained(norm)):
             continue  # a fresh layer's statistics are 0 and 1, and that is no fault
-        bound = max(STALE_MEAN, case.z * found.scatter)
-        if found.mean > bound or found.sigma > STALE_SIGMA:
+        most = 0.67 * case.z  # the median of |N(0, 1)| is 0.67
+        apart = found.mean > max(STALE_MEAN, most * found.scatter)
+        if apart or found.sigma > max(STALE_SIGMA, most * found.scatter_sigma):
             yield norm, found
 
 
@@ -109,14 +115,15 @@ def stale_statistics(case: Case) -> Iterator[Sign]:
 def shifted_inputs(case: Case) -> Iterator[Sign]:
     """The mismatch begins at the first norm and fades behind it: it comes with the data."""
     stale = dict((norm.name, found) for norm, found in _stale(case) if not norm.initial)
-    order = [norm.name for norm in case.of("batch") if norm.mean is not None]
+    order = [norm.name for norm in case.of("batch") if norm.mean is not None and not norm.frozen]
     if len(order) > 2 and order[0] in stale:
         score = [max(s.mean, s.sigma) if (s := stale.get(name)) else 0.0 for name in order]
-        if score[0] == max(score) and score[0] > 2 * sum(score[1:]) / len(score[1:]):
+        others = statistics.median(score[1:])
+        if score[0] > 2 * others:
             yield Sign(
                 "note",
                 order[0],
-                {"at the first norm": score[0], "mean of the others": sum(score[1:]) / len(score[1:])},
+                {"at the first norm": score[0], "at the others": others},
                 "The first norm differs most and those behind it less: the inputs are shifted, or dummy data "
                 "went into the averages.",
                 "compare the preprocessing of these batches with that of training",

@@ -130,12 +130,12 @@ def family(module: nn.Module) -> str | None:
     for cls, name in _FAMILIES:
         if isinstance(module, cls):
             return name
-    if isinstance(_tensor(module, "running_mean"), Tensor) and isinstance(
-        _tensor(module, "running_var"), Tensor
-    ):
-        return "batch"
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    kept = {name for name, _ in module.named_buffers(recurse=False)} if scripted else set(module._buffers)
+    if {"running_mean", "running_var"} <= kept:
+        return "batch"  # also without statistics: then the entries are None
     original = str(getattr(module, "original_name", type(module).__name__)).lower().rstrip("123d")
-    if isinstance(module, torch.jit.ScriptModule) or original in ("rmsnorm", "rmsnormfp32"):
+    if scripted or original in ("rmsnorm", "rmsnormfp32"):
         return next((known for ending, known in _NAMES.items() if original.endswith(ending)), None)
     return None
 

@@ -197,23 +197,27 @@ def _drops(module: nn.Module) -> bool:
 
 @contextmanager
 def modes(model: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
-    """Only these modules are in training mode; running statistics are put back at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    """Only these modules are in training mode, and buffers are copies: the model's own are not written."""
+    before = [(module, module.training) for module in model.modules()]
+    tables: list[dict[str, Any]] = [
+        module._buffers for module, _ in before if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    own = [dict(table) for table in tables]
+    copies = {id(t): t.clone() for table in own for t in table.values() if t is not None}
     try:
-        for module, _ in modes:
+        for table in tables:
+            table.update({name: copies[id(t)] for name, t in table.items() if t is not None})
+        for module, _ in before:
             module.training = False
         for module in training:
             module.training = True
         with torch.no_grad():
             yield
     finally:
-        for module, mode in modes:
+        for module, mode in before:
             module.training = mode
-        with torch.no_grad():
-            for buffer, copy in buffers:
-                if not torch.equal(buffer, copy):
-                    buffer.copy_(copy)
+        for table, old in zip(tables, own, strict=True):
+            table.update(old)
 
 
 def _run(

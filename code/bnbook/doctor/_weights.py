@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from bnbook.doctor._norms import Norm
 from bnbook.doctor._rules import Case, Sign, rule
@@ -318,4 +318,34 @@ def odd_eps(case: Case) -> Iterator[Sign]:
                 {"eps": norm.eps, f"in {str(norm.dtype).removeprefix('torch.')}": rounded},
                 "Nothing guards the division: a constant channel, or token, becomes NaN.",
                 "norm.eps = 1e-5",
+            )
+
+
+# Ranks that see shares of the same shuffled data differ by 0.035 sigma, which costs nothing.
+RANKS = 0.1
+
+
+@rule("ranks-differ", "weights")
+def ranks_differ(case: Case) -> Iterator[Sign]:
+    """Processes keep different running statistics."""
+    if case.expect.get("ranks") != "equal":
+        return
+    if not (distributed.is_available() and distributed.is_initialized()):
+        case.not_examined.append(("ranks", "no process group is initialized"))
+        return
+    for norm in case.of("batch"):
+        if norm.mean is None or norm.var is None:
+            continue
+        means = [torch.empty_like(norm.mean) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(means, norm.mean.contiguous())
+        apart = (torch.stack(means).max(0).values - torch.stack(means).min(0).values) / (
+            norm.var + norm.eps
+        ).sqrt()
+        if float(apart.max()) > RANKS:
+            yield Sign(
+                "warning",
+                norm.name,
+                {"means apart / sigma": float(apart.max()), "ranks": len(means)},
+                "Each rank evaluates with statistics of its own share, and what is saved is one rank's.",
+                "nn.SyncBatchNorm.convert_sync_batchnorm(model), or broadcast the buffers before evaluation",
             )
