@@ -108,9 +108,8 @@ def alarms(trained: dict[tuple[str, str, int], nn.Module]) -> dict[str, int]:
                 counts["with an error"] += any(finding.severity == "error" for finding in worst)
                 counts["with a warning"] += bool(worst)
                 for finding in worst:
-                    print(
-                        f"    healthy {key} {'test' if test else 'train'} {size}: {finding.id} {dict(finding.evidence)}"
-                    )
+                    where = f"{key} {'test' if test else 'train'} {size}"
+                    print(f"    healthy {where}: {finding.id} {dict(finding.evidence)}")
     return counts
 
 
@@ -159,6 +158,8 @@ def _examined(model, batches):
 
 
 class Bottleneck(nn.Module):
+    """ResNet-50's block."""
+
     def __init__(self, c_in: int, c: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
@@ -169,7 +170,8 @@ class Bottleneck(nn.Module):
         short = [nn.Conv2d(c_in, 4 * c, 1, stride, bias=False), nn.BatchNorm2d(4 * c)]
         self.downsample = nn.Sequential(*short) if stride > 1 or c_in != 4 * c else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Block with a skip connection."""
         return torch.relu(self.body(x) + self.downsample(x))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bnbook.doctor._norms import Norm
-from bnbook.doctor._observe import Stats
 from bnbook.doctor._rules import Case, Sign, rule
+from bnbook.doctor._stats import Stats
 
 # Median over channels of |running mean - mean| / sigma, and of |log(running sigma / sigma)|. Healthy networks
 # of the benchmark: up to 0.094 and 0.051; stopped at a constant rate, up to 0.15 and 0.064.

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnbook.doctor._norms import clean
+
 _LABELS = ("labels", "label", "targets", "target", "y")
 
 Pick = int | str | list[Any] | tuple[Any, ...] | Callable[[Any], Any] | None
@@ -128,6 +130,13 @@ def logits(output: Any, n: int) -> Tensor | None:
         if tensor.is_floating_point() and tensor.ndim and len(tensor) == n:
             return tensor
     return None
+
+
+def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules with their names, without those that TorchScript runs by itself."""
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield clean(name), module
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bnbook.doctor._batches import staleness
-from bnbook.doctor._calls import Caller, Pick, device_of, examples, logits, tensors
+from bnbook.doctor._calls import Caller, Pick, device_of, examples, hookable, logits, tensors
 from bnbook.doctor._examine import _taken
 from bnbook.doctor._norms import Norm, norms, unwrap
-from bnbook.doctor._observe import hookable, modes, record, take
+from bnbook.doctor._observe import modes, record, take
 from bnbook.doctor._report import Finding, Report, arranged
 from bnbook.doctor._rules import Case, see
 from bnbook.doctor._untouched import untouched

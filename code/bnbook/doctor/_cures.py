@@ -15,8 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from bnbook.doctor._calls import Caller, Pick, device_of, examples
 from bnbook.doctor._examine import _example, _taken
 from bnbook.doctor._norms import Norm, norms, unwrap
-from bnbook.doctor._observe import Stats, modes, record
+from bnbook.doctor._observe import modes, record
 from bnbook.doctor._rules import Case
+from bnbook.doctor._stats import Stats
 from bnbook.doctor._trace import trace
 from bnbook.doctor._untouched import untouched
 

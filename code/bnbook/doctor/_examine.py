@@ -20,6 +20,7 @@ from bnbook.doctor._rules import RULES, Case
 from bnbook.doctor._trace import trace
 from bnbook.doctor._untouched import untouched
 
+WATCHED = 8  # examples that are shown to a network among other neighbours
 _INTENTS = ("frozen", "per_example", "padding", "task", "ranks")
 
 
@@ -156,12 +157,13 @@ def _look_at_batches(case: Case, caller: Caller, batches: list[Any]) -> None:
         )
     if "padding" not in case.expect:
         case.not_examined.append(("padding", "expect={'padding': axis} was not given"))
-    widest = max(seen.batches, key=examples)
+    widest, n = max(seen.batches, key=examples), max(seen.sizes)
+    few = mapped(widest, lambda t: t[:WATCHED] if t.ndim and len(t) == n else t)
     training = [module for module in model.modules() if module.training]
     try:
-        seen.alone = dependence(model, caller, widest, [])
+        seen.alone = dependence(model, caller, few, [])
         if training:
-            seen.among = dependence(model, caller, widest, training)
+            seen.among = dependence(model, caller, few, training)
         if "padding" in case.expect:
             seen.padded = padded(model, caller, seen.batches[0], case.expect["padding"])
     except Exception as error:

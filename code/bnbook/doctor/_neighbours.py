@@ -9,20 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnbook.doctor._calls import Caller, examples, logits, mapped, tensors
-from bnbook.doctor._observe import Dependence, hookable, modes
+from bnbook.doctor._calls import Caller, examples, hookable, logits, mapped, tensors
+from bnbook.doctor._observe import Dependence, modes
 
 _WATCHED = 4  # examples whose activations are kept
 # Rows that meet other neighbours at the same shape come out bit-identical on the CPU and within 1e-6 on a
 # GPU; the smallest real dependence seen (a batch of 64, one layer) was 0.02.
 TOLERANCE = 1e-3
 
+Step = tuple[str, Tensor, Tensor]  # an innermost module, what entered and what left it
+
 
 def dependence(model: nn.Module, caller: Caller, batch: Any, training: list[nn.Module]) -> Dependence | None:
     """Compare the first half of a batch among its own neighbours and among copies of itself.
 
-    None where the batch has fewer than two examples or the output has no row for each. A forward that fails
-    raises, which the caller reports.
+    None where the batch has fewer than two examples. A forward that fails raises.
     """
     n = examples(batch)
     half = n // 2
@@ -30,20 +31,27 @@ def dependence(model: nn.Module, caller: Caller, batch: Any, training: list[nn.M
         return None
     index = torch.arange(n) % half
     other = mapped(batch, lambda t: t[index.to(t.device)] if t.ndim and len(t) == n else t)
-    runs: list[list[tuple[str, Tensor, Tensor]]] = []
-    outputs: list[Tensor] = []
-    for given in (batch, batch, other):
-        seen: list[tuple[str, Tensor, Tensor]] = []
-        with modes(model, training), torch.random.fork_rng(devices=[]), _watching(model, n, half, seen):
-            torch.manual_seed(0)
-            result = logits(caller(model, given), n)
-        if result is None:
-            return None
-        outputs.append(result[:half].float())
-        runs.append(seen)
-    change, repeat = _distance(outputs[0], outputs[2]), _distance(outputs[0], outputs[1])
+    outputs = [_output(model, caller, given, training) for given in (batch, batch, other)]
+    first, repeated, among_others = (y[:half].float() for y in outputs)
+    change, repeat = _distance(first, among_others), _distance(first, repeated)
     found = Dependence(change, repeat, "", TOLERANCE + 10 * repeat)
-    return found._replace(module=_first(runs[0], runs[2], found.tolerance)) if found.real else found
+    if not found.real:
+        return found
+    runs: list[list[Step]] = [[], []]
+    for given, seen in zip((batch, other), runs, strict=True):
+        with _watching(model, n, half, seen):
+            _output(model, caller, given, training)
+    return found._replace(module=_first(runs[0], runs[1], found.tolerance))
+
+
+def _output(model: nn.Module, caller: Caller, batch: Any, training: list[nn.Module]) -> Tensor:
+    """Output with these modules in training mode, always with the same random numbers."""
+    with modes(model, training), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        result = logits(caller(model, batch), examples(batch))
+    if result is None:
+        raise ValueError("no output has a row for each example")
+    return result
 
 
 def padded(
@@ -56,10 +64,10 @@ def padded(
     """
     n = examples(batch)
     longer = padding(batch) if callable(padding) else mapped(batch, lambda t: _longer(t, padding, n))
-    runs: list[list[tuple[str, Tensor, Tensor]]] = []
+    runs: list[list[Step]] = []
     outputs: list[Tensor | None] = []
     for given in (batch, longer):
-        seen: list[tuple[str, Tensor, Tensor]] = []
+        seen: list[Step] = []
         with modes(model, []), _watching(model, n, n, seen):
             outputs.append(logits(caller(model, given), n))
         runs.append(seen)
@@ -76,9 +84,7 @@ def _longer(tensor: Tensor, axis: int, n: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(shape)], axis)
 
 
-def _first(
-    own: list[tuple[str, Tensor, Tensor]], other: list[tuple[str, Tensor, Tensor]], tolerance: float
-) -> str:
+def _first(own: list[Step], other: list[Step], tolerance: float) -> str:
     """The first module that makes a difference; the module around it if its input differs already."""
     for (name, x, y), (_, x_other, y_other) in zip(own, other, strict=False):
         if _distance(y, y_other) > tolerance:
@@ -86,7 +92,7 @@ def _first(
     return ""
 
 
-def _watching(model: nn.Module, n: int, half: int, seen: list[tuple[str, Tensor, Tensor]]) -> ExitStack:
+def _watching(model: nn.Module, n: int, half: int, seen: list[Step]) -> ExitStack:
     """Hooks that keep input and output of the first examples at each innermost module."""
     hooks, rows = ExitStack(), min(half, _WATCHED)
     entered: dict[str, Tensor] = {}

@@ -7,6 +7,7 @@ mode: what their statistics should be. Third, if there is dropout: the norms alo
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,51 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bnbook.doctor._calls import Caller, ForwardFailed, examples, logits, mapped, tensors
-from bnbook.doctor._norms import Norm, clean
+from bnbook.doctor._calls import Caller, ForwardFailed, examples, hookable, logits, mapped, tensors
+from bnbook.doctor._nonfinite import first_bad, is_bad
+from bnbook.doctor._norms import Norm
+from bnbook.doctor._stats import Stats, add
 
-_KEPT_CHANNELS = 512  # of the means of each example: enough to see scatter
-
-
-@dataclass
-class Stats:
-    """Inputs of one norm, batch by batch: per channel, in float32.
-
-    Attributes
-    ----------
-    n, m : list of int
-        Examples, and values per statistic, of each batch.
-    mean, var : list of Tensor, shape (channels,)
-        Mean and biased variance of each batch.
-    by_example : list of Tensor, shape (n, at most 512)
-        Mean of each example.
-    deviation : list of float
-        Largest distance of a value from the mean that is subtracted from it.
-    offset : list of float
-        Largest ratio of mean to standard deviation.
-    """
-
-    n: list[int] = field(default_factory=list)
-    m: list[int] = field(default_factory=list)
-    mean: list[Tensor] = field(default_factory=list)
-    var: list[Tensor] = field(default_factory=list)
-    by_example: list[Tensor] = field(default_factory=list)
-    deviation: list[float] = field(default_factory=list)
-    offset: list[float] = field(default_factory=list)
-    dtype: torch.dtype = torch.float32
-    sample: Tensor | None = None
-
-    def means(self) -> Tensor:
-        """Shape (batches, channels)."""
-        return torch.stack(self.mean)
-
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased variance, weighted by the number of examples (Algorithm 2)."""
-        weight = torch.tensor(self.n, dtype=torch.float32)
-        weight = weight / weight.sum()
-        bessel = torch.tensor([m / max(m - 1, 1) for m in self.m])
-        var = torch.stack(self.var) * bessel[:, None]
-        return weight @ self.means(), weight @ var
+TRADED = 4  # batches that trade examples: enough to see how much neighbours matter
 
 
 class Dependence(NamedTuple):
@@ -85,6 +47,7 @@ class Pass:
 
     stats: dict[Key, Stats] = field(default_factory=dict)
     logits: list[Tensor] = field(default_factory=list)
+    bad: int | None = None  # the first batch with NaN or infinity at a norm or in the output
 
 
 @dataclass
@@ -136,11 +99,15 @@ def observe(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[A
     seen.dropout = bool(drops)
     try:
         with modes(model, []):
-            seen.evaluated = _run(model, norms, caller, seen.batches, ranges=seen)
+            seen.evaluated = _run(model, norms, caller, seen.batches)
+            if seen.evaluated.bad is not None:
+                seen.nonfinite = first_bad(
+                    model, caller, seen.batches[seen.evaluated.bad], seen.evaluated.bad
+                )
         enough = [module for module in switch if _values(seen, norms, module) > 1]
         with modes(model, enough):
             seen.switched = _run(model, norms, caller, seen.batches)
-            seen.rebatched = _rebatched(model, caller, seen.batches)
+            seen.rebatched = _rebatched(model, caller, seen.batches[:TRADED])
         seen.trained = seen.switched
         if drops:
             with modes(model, [*enough, *drops]):
@@ -220,42 +187,32 @@ def modes(model: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
             table.update(old)
 
 
-def _run(
-    model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any], ranges: Seen | None = None
-) -> Pass:
-    """One pass over all batches; with `ranges`, modules that make non-finite numbers are looked for."""
+def _run(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any]) -> Pass:
+    """One pass over all batches."""
     done = Pass()
     by_module = {norm.module: norm for norm in norms if norm.module is not None}
     calls: dict[str, int] = {}
     inside: list[str] = []
-    extremes: list[tuple[str, Tensor]] = []  # of what leaves each innermost module, in order
 
     def enter(name: str) -> Callable[..., None]:
         return lambda *_: inside.append(name)
+
+    def leave(*_: Any) -> None:
+        inside.pop()
 
     def watch(norm: Norm) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
             x = next(tensors([args, kwargs]), None)
             call = calls[norm.name] = calls.get(norm.name, -1) + 1
             if x is not None and x.is_floating_point() and not x.is_meta:
-                _add(done.stats.setdefault((norm.name, call), Stats()), norm, x)
-
-        return hook
-
-    def leave(name: str, leaf: bool) -> Callable[..., None]:
-        def hook(_: nn.Module, args: Any, output: Any) -> None:
-            inside.pop()
-            if leaf and ranges is not None:
-                extremes.extend(
-                    (name, _range(t)) for t in tensors(output) if t.is_floating_point() and t.numel()
-                )
+                add(done.stats.setdefault((norm.name, call), Stats()), norm, x)
 
         return hook
 
     with ExitStack() as hooks:
         for name, module in hookable(model):
             hooks.callback(module.register_forward_pre_hook(enter(name)).remove)
-            hooks.callback(module.register_forward_hook(leave(name, not list(module.children()))).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
             if module in by_module:
                 hooks.callback(
                     module.register_forward_pre_hook(watch(by_module[module]), with_kwargs=True).remove
@@ -263,7 +220,6 @@ def _run(
         for index, batch in enumerate(batches):
             calls.clear()
             inside.clear()
-            extremes.clear()
             try:
                 output = caller(model, batch)
             except Exception as error:
@@ -271,120 +227,10 @@ def _run(
             result = logits(output, examples(batch))
             if result is not None:
                 done.logits.append(result.detach().float().cpu())
-            if ranges is not None and ranges.nonfinite is None:
-                ranges.nonfinite = _first_bad(extremes, index)
-                if ranges.nonfinite is not None:
-                    name, evidence = ranges.nonfinite
-                    ranges.nonfinite = (_blamed(model, caller, batch, name), evidence)
+            entered = (s.deviation[-1] for s in done.stats.values() if len(s.deviation) > index)
+            if done.bad is None and (is_bad(output) or not all(map(math.isfinite, entered))):
+                done.bad = index
     return done
-
-
-def _blamed(model: nn.Module, caller: Caller, batch: Any, name: str) -> str:
-    """The module, or the one around it if what entered was not finite already: then its code made it."""
-    entered = list[bool]()
-
-    def look(_: nn.Module, args: Any, kwargs: Any) -> None:
-        entered.append(all(not _is_bad(_range(t)) for t in tensors([args, kwargs]) if t.is_floating_point()))
-
-    module = dict(hookable(model))[name]
-    handle = module.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        caller(model, batch)
-    finally:
-        handle.remove()
-    return name if all(entered) else name.rpartition(".")[0]
-
-
-def _is_bad(extreme: Tensor) -> bool:
-    """NaN or +infinity; -infinity is a mask."""
-    return bool(torch.isnan(extreme).any() or extreme[1] == torch.inf)
-
-
-def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with their names, without those that TorchScript runs by itself."""
-    for name, module in model.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            yield clean(name), module
-
-
-def _add(stats: Stats, norm: Norm, x: Tensor) -> None:
-    """Add the input of a norm to what was seen."""
-    stats.dtype = x.dtype
-    if x.dtype != torch.float64:
-        x = x.float()
-    if norm.family != "batch":
-        return _add_by_group(stats, norm, x)
-    if x.ndim > 1 and x.shape[1] != norm.channels and x.shape[-1] == norm.channels:
-        x = x.movedim(-1, 1)
-    if x.ndim < 2 or x.shape[1] != norm.channels or x.numel() == 0:
-        return None
-    values = x.flatten(2) if x.ndim > 2 else x[:, :, None]
-    var, mean = torch.var_mean(values, (0, 2), correction=0)
-    far = torch.maximum(values.amax((0, 2)) - mean, mean - values.amin((0, 2)))
-    stats.n.append(len(values))
-    stats.m.append(values.shape[0] * values.shape[2])
-    stats.mean.append(mean.float().cpu())
-    stats.var.append(var.float().cpu())
-    stats.by_example.append(values[:, :_KEPT_CHANNELS].mean(2).float().cpu())
-    stats.deviation.append(float(far.max()))
-    stats.offset.append(float((mean.abs() / (var + norm.eps).sqrt()).max()))
-    if stats.sample is None:
-        worst = (mean.abs() / (var + norm.eps).sqrt()).argmax()
-        stats.sample = values[:, worst].reshape(-1)[:4096].cpu()
-    return None
-
-
-def _add_by_group(stats: Stats, norm: Norm, x: Tensor) -> None:
-    size = norm.values(tuple(x.shape))
-    if norm.family in ("layer", "rms") and x.shape[-1:].numel() != size and x.numel() % max(size, 1):
-        return
-    if (
-        norm.family in ("layer", "rms")
-        and size == x.shape[1:2].numel()
-        and x.ndim == 4
-        and x.shape[-1] != size
-    ):
-        x = x.movedim(1, -1)  # a layer norm over channels that come first
-    if size < 1 or x.numel() % size:
-        return
-    rows = x.reshape(-1, size)
-    mean = rows.mean(1, keepdim=True) if norm.family != "rms" else rows.new_zeros(1, 1)
-    spread = (rows.var(1, correction=0) + norm.eps).sqrt()
-    stats.n.append(len(x))
-    stats.m.append(size)
-    stats.deviation.append(float((rows - mean).abs().max()))
-    ratio = rows.mean(1).abs() / spread
-    stats.offset.append(float(ratio.max()) if norm.family != "rms" else 0.0)
-    if stats.sample is None:
-        stats.sample = rows[ratio.argmax()][:4096].cpu()
-
-
-def _range(x: Tensor) -> Tensor:
-    """Smallest and largest value; NaN if there is one."""
-    return torch.stack(torch.aminmax(x.detach().float()))
-
-
-def _first_bad(
-    extremes: list[tuple[str, Tensor]], batch: int
-) -> tuple[str, dict[str, float | int | str]] | None:
-    """The first module with NaN or +infinity (-infinity is a mask), and what came before it."""
-    if not extremes:
-        return None
-    table = torch.stack([extreme for _, extreme in extremes]).cpu()
-    bad = torch.isnan(table).any(1) | (table[:, 1] == torch.inf)
-    if not bad.any():
-        return None
-    first = int(bad.nonzero()[0])
-    evidence: dict[str, float | int | str] = {"batch": batch, "output": _interval(table[first])}
-    for name, extreme in list(zip([name for name, _ in extremes], table, strict=True))[
-        max(first - 3, 0) : first
-    ]:
-        evidence[f"before, {name}"] = _interval(extreme)
-    return extremes[first][0], evidence
-
-
-def _interval(extreme: Tensor) -> str:
-    return f"{float(extreme[0]):.3g} to {float(extreme[1]):.3g}"
 
 
 def _finite(batch: Any) -> bool:

@@ -15,8 +15,8 @@ from bnbook.doctor._trace import _TURNS, Call, Trace
 # Batch norm at batch 2 on maps did no harm where it was measured (98.7 % on digits), and squeeze-excite
 # layers see one value an example in 15 of 97 published networks: so only the count per statistic matters.
 FEW, SOME = 4, 8
-# A healthy network of three layers at batch 16 keeps 0.91, ten layers that see 64 values keep 0.92: a note. Ten
-# that see 16 keep 0.72, ten that see 4 keep 0.24.
+# A healthy network of three layers at batch 16 keeps 0.91, ten layers that see 64 values keep 0.92: a note.
+# Ten that see 16 keep 0.72, ten that see 4 keep 0.24.
 BESSEL, BESSEL_BAD = 0.95, 0.8
 
 
