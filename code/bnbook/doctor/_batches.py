@@ -242,19 +242,15 @@ class Scatter(NamedTuple):
 
 def scatter(by_example: list[Tensor]) -> Scatter:
     """Standard deviation of batch means over that after shuffling examples among the batches."""
-    sizes = [len(part) for part in by_example]
+    sizes = torch.tensor([len(part) for part in by_example])
     x = torch.cat(by_example)
     x = (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
-    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
     generator = torch.Generator().manual_seed(0)
-
-    def between(order: Tensor) -> float:
-        sums = torch.zeros(len(sizes), x.shape[1]).index_add_(0, owner, x[order])
-        return float((sums.square() / torch.tensor(sizes)[:, None]).sum())
-
-    own = between(torch.arange(len(x)))
-    null = torch.tensor([between(torch.randperm(len(x), generator=generator)) for _ in range(_PERMUTATIONS)])
-    mean, std = float(null.mean()), float(null.std())
+    orders = [owner, *(owner[torch.randperm(len(x), generator=generator)] for _ in range(_PERMUTATIONS))]
+    member = F.one_hot(torch.stack(orders), len(sizes)).float().transpose(1, 2)  # (orders, batches, examples)
+    between = ((member @ x).square().sum(2) / sizes).sum(1)
+    own, mean, std = float(between[0]), float(between[1:].mean()), float(between[1:].std())
     return Scatter(math.sqrt(own / max(mean, 1e-12)), (own - mean) / max(std, 1e-12))
 
 
@@ -292,7 +288,7 @@ def _scatters(case: Case) -> list[tuple[Norm, Stats, Scatter]]:
     """Batch norms with the scatter of their batches, first calls, in evaluation."""
     if case.seen is None or len(case.seen.sizes) < 3 or min(case.seen.sizes) < 2:
         return []
-    found = []
+    found: list[tuple[Norm, Stats, Scatter]] = []
     for norm in case.of("batch"):
         stats = case.seen.evaluated.stats.get((norm.name, 0))
         if stats is not None and stats.by_example and all(torch.isfinite(m).all() for m in stats.by_example):

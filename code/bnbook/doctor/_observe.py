@@ -7,7 +7,6 @@ mode: what their statistics should be. Third, if there is dropout: the norms alo
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -227,8 +226,7 @@ def _run(model: nn.Module, norms: list[Norm], caller: Caller, batches: list[Any]
             result = logits(output, examples(batch))
             if result is not None:
                 done.logits.append(result.detach().float().cpu())
-            entered = (s.deviation[-1] for s in done.stats.values() if len(s.deviation) > index)
-            if done.bad is None and (is_bad(output) or not all(map(math.isfinite, entered))):
+            if done.bad is None and (is_bad(output) or any(stats.bad for stats in done.stats.values())):
                 done.bad = index
     return done
 

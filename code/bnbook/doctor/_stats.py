@@ -25,7 +25,7 @@ class Stats:
     by_example : list of Tensor, shape (n, at most 512)
         Mean of each example.
     deviation : list of float
-        Largest distance of a value from the mean that is subtracted from it.
+        Largest distance of a value from the mean that is subtracted from it (not of batch norms).
     offset : list of float
         Largest ratio of mean to standard deviation.
     """
@@ -39,6 +39,12 @@ class Stats:
     offset: list[float] = field(default_factory=list)
     dtype: torch.dtype = torch.float32
     sample: Tensor | None = None
+
+    @property
+    def bad(self) -> bool:
+        """Whether the last batch was not finite."""
+        last = self.mean[-1] if self.mean else torch.tensor(self.deviation[-1:])
+        return not bool(torch.isfinite(last).all())
 
     def means(self) -> Tensor:
         """Shape (batches, channels)."""
@@ -67,13 +73,11 @@ def add(stats: Stats, norm: Norm, x: Tensor) -> None:
     values = x.flatten(2) if x.ndim > 2 else x[:, :, None]
     by_example = values.mean(2)
     mean, var = _moments(values, by_example)
-    far = torch.maximum(values.amax((0, 2)) - mean, mean - values.amin((0, 2)))
     stats.n.append(len(values))
     stats.m.append(values.shape[0] * values.shape[2])
     stats.mean.append(mean.float().cpu())
     stats.var.append(var.float().cpu())
     stats.by_example.append(by_example[:, :_KEPT_CHANNELS].float().cpu())
-    stats.deviation.append(float(far.max()))
     stats.offset.append(float((mean.abs() / (var + norm.eps).sqrt()).max()))
     if stats.sample is None:
         worst = (mean.abs() / (var + norm.eps).sqrt()).argmax()
