@@ -15,6 +15,7 @@ from bnbook.doctor._examine import examine
 from bnbook.doctor._files import examine_file
 from bnbook.doctor._loop import watch
 from bnbook.doctor._report import Finding, Report
+from bnbook.doctor._rules import kinds
 
 __all__ = [
     "Finding",
@@ -25,6 +26,7 @@ __all__ = [
     "examine_file",
     "fold",
     "freeze",
+    "kinds",
     "recompute",
     "replace",
     "watch",

@@ -113,6 +113,24 @@ def rule(
     return enter
 
 
+#: Kinds that are not rules of `examine`.
+OTHER_KINDS = {
+    "updates-per-step": "The running statistics are not updated once for each step of the optimizer.",
+    "trains-in-evaluation": "Steps are taken while every batch norm is in evaluation mode.",
+    "mode-flip": "A norm changes its mode between two steps.",
+    "update-from-skipped-step": "The scaler skipped a step whose forward pass had updated the statistics.",
+    "left-behind-buffers": "One model's statistics are far from what its weights give, the other's are not.",
+    "first-difference": "The first module whose outputs differ although its inputs do not, and why.",
+    "exported-in-training": "An ONNX model normalizes with the batch that it is given.",
+    "not-folded": "Batch norms in an ONNX model that were not folded into the layer before.",
+}
+
+
+def kinds() -> dict[str, str]:
+    """Every kind of finding, with one line that says what it is."""
+    return {rule.kind: rule.summary for rule in RULES} | OTHER_KINDS
+
+
 def see(kind: str) -> str:
     """The paragraph of the book that explains a kind."""
     return f"field_guide.html#{kind}"
