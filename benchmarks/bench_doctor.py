@@ -198,7 +198,7 @@ def resnet50() -> nn.Module:
 
 
 def speed() -> dict[str, float]:
-    """Seconds on one thread for each depth, on ten batches of 8 images of 224 x 224, and the peak of memory."""
+    """Seconds on one thread for each depth, ten batches of 8 images of 224 x 224, and the peak of memory."""
     torch.set_num_threads(1)
     model = resnet50().eval()
     batches = [(torch.randn(8, 3, 224, 224), torch.randint(1000, (8,))) for _ in range(10)]

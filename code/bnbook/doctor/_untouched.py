@@ -24,7 +24,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     own (an array, a queue with a class of its own) cannot be put back: examine a copy of such a model.
     """
     tensors = {id(t): (t, _copy(t), t.requires_grad) for t in _tensors(model)}
-    gradients = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+    leaves = [parameter for parameter in model.parameters() if parameter.is_leaf]
+    gradients = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in leaves]
     modes = [(module, module.training) for module in model.modules()]
     attributes = [
         (vars(module), _shallow(vars(module)))
