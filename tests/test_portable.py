@@ -40,6 +40,7 @@ BOOK = Labels(
             "code `{eq}` and ``{doc}`a` `` stay, (7.1) not",
         ),
         ("`a` and {eq}`eq-a` and `b`", "`a` and (7.1) and `b`"),
+        ("(a-place)=\n## A heading\n\nf(x)=\ny", "## A heading\n\nf(x)=\ny"),
     ],
 )
 def test_a_role_becomes_text(myst, markdown):

@@ -164,7 +164,8 @@ def _surname(person: Person) -> str:
 
 
 def plain(text: str, book: Labels) -> str:
-    """Replace the directives and roles of a text by Markdown."""
+    """Replace the directives and roles of a text by Markdown, and leave the targets of references out."""
+    text = re.sub(r"^\([\w-]+\)=\n", "", text, flags=re.MULTILINE)
     pieces, end = [], 0
     for match in DIRECTIVE.finditer(text):
         pieces += [plain_roles(text[end : match.start()], book), _directive(match, book)]
