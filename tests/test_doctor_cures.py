@@ -257,6 +257,17 @@ def test_a_healthy_loop_has_no_findings_and_keeps_no_hooks(residual):
     assert not optimizer._optimizer_step_post_hooks
 
 
+def test_a_watch_that_saw_no_step_says_how_to_use_it(residual):
+    model = copy.deepcopy(residual).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watched = doctor.watch(model, optimizer)
+    faults.steps(model, optimizer, 1)
+    assert "no step of the optimizer was seen; train inside `with doctor.watch" in str(watched)
+    with watched:
+        faults.steps(model, optimizer, 1)
+    assert "no step" not in str(watched)
+
+
 def test_the_momentum_that_is_advised_mends_accumulation():
     """Four updates with the advised momentum weigh the past like one with the old."""
     model = zoo.Mlp(*zoo.TORCH)

@@ -156,6 +156,9 @@ class watch:  # reads as a verb: with doctor.watch(model, optimizer) as w
         missing = [] if self.scaler is not None else [("skipped steps", "scaler= was not given")]
         if not self._norms:
             missing.append(("normalization", "the model has no batch norm"))
+        if not self.steps:
+            inside = "with doctor.watch(model, optimizer) as watched: ..."
+            missing.append(("training", f"no step of the optimizer was seen; train inside `{inside}`"))
         return Report(self.findings, rows, missing, f"{len(rows)} batch norms over {self.steps} steps")
 
     def __str__(self) -> str:

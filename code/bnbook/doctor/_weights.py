@@ -128,7 +128,8 @@ def half_frozen(case: Case) -> Iterator[Sign]:
             {"momentum": -1.0 if norm.momentum is None else norm.momentum, "tracks": str(norm.tracks)},
             "Momentum 0 (or track_running_stats switched off on a built layer) stops the statistics, not "
             "the normalization by the batch: in training mode outputs still depend on the neighbours.",
-            "doctor.freeze(model), or norm.eval()",
+            "norm.momentum = 0.1, then doctor.recompute(model, batches); doctor.freeze(model) if they are "
+            "to stand still",
         )
 
 
