@@ -133,15 +133,24 @@ def test_a_page_depends_on_its_own_exercises_and_on_all_that_a_module_imports_by
 
 def test_data_count_for_the_pages_that_may_read_them(book, capsys):
     (book / "code/bnbook/data.py").write_text("", "utf-8")
-    (book / "code/bnbook/assets/a.csv").write_text("1", "utf-8")
+    images, table = (book / "code/bnbook/assets" / name for name in ("fashion.npz", "ics-medium.csv.gz"))
+    images.write_text("1", "utf-8")
     write(book / "book/tiny.md", "from bnbook import data")
     assert executed(capsys) == 1
-    (book / "code/bnbook/assets/a.csv").write_text("2", "utf-8")
+    images.write_text("2", "utf-8")
     assert executed(capsys) == 1
+    table.write_text("2", "utf-8")  # the experiments read it
+    assert executed(capsys) == 0
     write(book / "book/tiny.md", "from bnbook import norms")
     assert executed(capsys) == 1
-    (book / "code/bnbook/assets/a.csv").write_text("3", "utf-8")
+    images.write_text("3", "utf-8")
     assert executed(capsys) == 0
+
+
+def test_every_file_that_comes_with_the_package_counts_for_some_module():
+    folder = results.ROOT / "code/bnbook/assets"
+    known = {file.name for pattern in keys.ASSETS.values() for file in folder.glob(pattern)}
+    assert {file.name for file in folder.iterdir()} == known
 
 
 def test_a_package_that_was_upgraded_by_hand_counts_and_one_that_no_page_uses_does_not(

@@ -25,8 +25,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "bnbook"
 EXERCISES = f"{PACKAGE}.exercises"
-# These read files of the folder assets/.
-READ_ASSETS = {f"{PACKAGE}.data", f"{PACKAGE}.experiments"}
+# Which files of the folder assets/ a module reads.
+ASSETS = {"data": "fashion*", "experiments": "*.csv.gz", "doctor": "doctor.json"}
 
 
 def chapter_key(page: Path) -> str:
@@ -49,7 +49,9 @@ def source_key(file: Path, *read: Path) -> str:
 
 def _shown_by(modules: set[str]) -> list[str]:
     """All that what these modules compute depends on."""
-    files = sorted((ROOT / "code" / PACKAGE / "assets").glob("*")) if modules & READ_ASSETS else []
+    folder = ROOT / "code" / PACKAGE / "assets"
+    patterns = [pattern for module, pattern in ASSETS.items() if f"{PACKAGE}.{module}" in modules]
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     assets = [f"{file.name} {_content(file, file.stat().st_mtime_ns)}" for file in files]
     return [repr(versions()), *(f"{name} {_visible(_files()[name])}" for name in sorted(modules)), *assets]
 
