@@ -261,6 +261,18 @@ def test_the_committed_digits_stay_exactly_where_nbval_skips_them():
     assert compared(outputs("0.25")) != compared(outputs("0.26"))
 
 
+def test_what_a_cell_prints_in_pieces_is_one_output(book, capsys):
+    cell = "import sys, time\nfor word in 'abc':\n    print(word, flush=True)\n    time.sleep(0.1)\n"
+    cell += "print('d', file=sys.stderr)"
+    write(book / "book/tiny.md", cell)
+    execute.main(["--jobs", "1"])
+    result = results.find_result(book / "book/tiny.md")
+    assert [(output["name"], output["text"]) for output in result.outputs[0]] == [
+        ("stdout", "a\nb\nc\n"),
+        ("stderr", "d\n"),
+    ]
+
+
 def test_a_written_notebook_keeps_text_and_leaves_images_and_metadata_out(book, capsys):
     cell = "from IPython.display import display\n"
     cell += 'display({"text/plain": "t", "image/png": ""}, raw=True, metadata={"a": {}})'

@@ -117,13 +117,24 @@ def keep_result(page: Path, notebook: NotebookNode, seconds: float, key: str) ->
     outputs = [output for cell in code for output in cell.outputs]
     records = [record for output in outputs if (record := output.get("metadata", {}).get("bnbook"))]
     claims = {record["claim"]: record["measured"] for record in records}
-    result = Result([cell.outputs for cell in code], seconds, claims)
+    result = Result([_joined(cell.outputs) for cell in code], seconds, claims)
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(result._asdict(), ensure_ascii=False), "utf-8")
     unfinished.replace(file)  # at once: a killed run leaves no half of a file
     by_age = sorted(file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for old in by_age[KEPT_STATES:]:
         old.unlink()
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join what was printed in several pieces: chance decides where a kernel cuts."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and output.get("name") == joined[-1].get("name"):
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _file(page: Path, key: str = "") -> Path:
