@@ -126,12 +126,12 @@ def keep_result(page: Path, notebook: NotebookNode, seconds: float, key: str) ->
         old.unlink()
 
 
-def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Join what was printed in several pieces: chance decides where a kernel cuts."""
-    joined: list[NotebookNode] = []
+    joined: list[dict[str, Any]] = []
     for output in outputs:
-        if joined and output.output_type == "stream" and output.get("name") == joined[-1].get("name"):
-            joined[-1].text += output.text
+        if joined and output["output_type"] == "stream" and output["name"] == joined[-1].get("name"):
+            joined[-1]["text"] += output["text"]
         else:
             joined.append(output)
     return joined
