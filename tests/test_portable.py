@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from bnbook.exercises import check, of_chapter
+from bnbook.exercises import CHAPTERS, check, of_chapter
 from bookbuild import notebooks, portable, results
 from bookbuild.portable import Labels, plain
 
@@ -115,7 +115,7 @@ def test_a_solution_is_closed_until_the_reader_opens_it():
     assert shown.metadata == {}
 
 
-@pytest.mark.parametrize("chapter", ["backward", "saturation"])
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_an_answer_cell_says_what_its_own_call_of_check_says(chapter, capsys):
     for number, exercise in enumerate(of_chapter(chapter).values(), 1):
         cell = portable.answer_cell(chapter, number)

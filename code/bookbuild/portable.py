@@ -252,7 +252,8 @@ def answer_cell(chapter: str, number: int) -> NotebookNode:
     if exercise is not None:
         written, asked = f"answer = ...  # {exercise.asks}", "answer"
         if exercise.inputs is not None:  # then it asks for a function
-            written, asked = f"def {exercise.asks}:\n    ...\n", exercise.asks.partition("(")[0]
+            call = re.sub(r"\b(\w+)=\1\b", r"\1", exercise.asks)  # gamma=gamma: passed by name
+            written, asked = f"def {call}:\n    ...\n", call.partition("(")[0]
         cell.source = f'{written}\n\ncheck("{chapter}.{name}", {asked})'
         told = judge(f"{chapter}.{name}", exercise, ...).message
         cell.outputs = [new_output("display_data", {"text/plain": told})]
