@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 
@@ -18,6 +19,9 @@ def main() -> int:
     """Return 0, or another number if a page failed or the build warned of something."""
     if failed := execute.main([]):
         return failed
+    # The document trees are millions of objects that stay: looking through them again and again for garbage
+    # took a third of a build. So it is looked for seldom.
+    gc.set_threshold(500_000, 50, 100)
     try:
         jupyter_book(OPTIONS, standalone_mode=False)
     except BaseException:
