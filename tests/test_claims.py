@@ -138,7 +138,7 @@ def test_an_unknown_id_is_refused_and_the_nearest_ones_are_named():
 def test_every_claim_is_checked_by_exactly_one_chapter():
     checked = [
         name
-        for chapter in BOOK.glob("*.md")
+        for chapter in BOOK.rglob("*.md")
         for name in re.findall(r'claim\(\s*"([\w-]+)"', chapter.read_text("utf-8"))
     ]
     assert sorted(checked) == sorted(claims.read_claims())
@@ -157,7 +157,7 @@ def test_what_one_might_expect_is_nobodys_sentence_and_does_not_hold():
 
 
 def test_every_map_is_a_figure_of_the_chapter_that_checks_the_claim():
-    for chapter in BOOK.glob("*.md"):
+    for chapter in BOOK.rglob("*.md"):
         text = chapter.read_text("utf-8")
         maps = {claims.claim(name).map for name in re.findall(r'claim\(\s*"([\w-]+)"', text)} - {""}
         assert maps <= set(re.findall(r"^    name: (fig-\S+)$", text, re.M))

@@ -17,6 +17,7 @@ from bnbook.exercises import CHAPTERS, _running, _slips, catalogue, check, gradi
 from bnbook.exercises._comparing import untouched
 from bnbook.exercises._engine import judge
 from bnbook.exercises._running import words_of
+from bookbuild import results
 
 BOOK = Path(__file__).parents[1] / "book"
 CATALOGUE = catalogue()
@@ -76,8 +77,9 @@ def test_inputs_are_the_same_whenever_they_are_made(name):
 
 
 def parts_of(chapter):
-    """Title, text and solution of each exercise of a chapter."""
-    text = (BOOK / f"{chapter}.md").read_text("utf-8")
+    """Title, text and solution of each exercise of a chapter and of its deeper pages."""
+    page = results.BOOK / f"{chapter}.md"
+    text = "\n".join(one.read_text("utf-8") for one in (page, *results.deeper_pages(page)))
     pieces = re.split(r"^`{3,}\{exercise\} ", text, flags=re.M)[1:]
     return [(piece.partition("\n")[0], *piece.split("{solution-start}", 1)) for piece in pieces]
 
@@ -109,7 +111,7 @@ def test_the_book_says_how_to_check_and_its_solution_does(name):
 def test_every_check_in_the_book_is_in_the_catalogue_and_the_other_way_round():
     used = {
         name
-        for page in BOOK.glob("*.md")
+        for page in BOOK.rglob("*.md")
         for name in re.findall(r'check\("([^"]+)"', page.read_text("utf-8"))
     }
     assert used == set(CATALOGUE)

@@ -32,7 +32,7 @@ def test_every_figure_has_a_name_a_caption_and_alternative_text(chapter):
     pair = nbformat.read(notebooks.pair_of(chapter), as_version=4)
     source = {cell.source: cell.metadata for cell in jupytext.read(chapter).cells}
     drawing = [cell for cell in pair.cells if "<Figure" in str(cell.get("outputs", ""))]
-    assert len(drawing) >= 4
+    assert drawing
     for cell in drawing:
         shown = source[cell.source].mystnb
         assert shown.figure.name.startswith("fig-")

@@ -17,7 +17,7 @@ def test_no_source_stands_there_twice():
 
 
 def test_every_source_has_its_place():
-    texts = [path.read_text("utf-8") for path in (*BOOK.glob("*.md"), BOOK / "claims.yml")]
+    texts = [path.read_text("utf-8") for path in (*BOOK.rglob("*.md"), BOOK / "claims.yml")]
     texts += [path.read_text("utf-8") for path in (ROOT / "code/bnbook").rglob("*.py")]
     named = set(re.findall(r"\w+", "\n".join(texts)))
     assert set(SOURCES) - named == set()

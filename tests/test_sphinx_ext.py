@@ -13,10 +13,11 @@ from bookbuild.results import BOOK, Result
 @pytest.fixture
 def outputs(monkeypatch):
     """Keys of two chapters and the text of a page that collects them; change them at will."""
-    state = {"sgd": "a", "cnn": "b", "table": "t"}
+    state = {"sgd": "a", "cnn": "b", "table": "t", "facts": "f"}
     collecting = SimpleNamespace(text=lambda: state["table"])
     monkeypatch.setattr(sphinx_ext, "chapters", lambda: [BOOK / "sgd.md", BOOK / "cnn.md"])
     monkeypatch.setattr(sphinx_ext, "chapter_key", lambda page: state[page.stem])
+    monkeypatch.setattr(sphinx_ext, "facts_of", lambda page: state["facts"] * (page.stem == "sgd"))
     monkeypatch.setattr(sphinx_ext, "COLLECTED", {"book/claims": collecting})
     return state
 
@@ -33,6 +34,8 @@ def test_a_page_is_read_again_if_its_outputs_or_what_it_collects_changed_and_onl
     assert outdated() == ["book/cnn"]
     outputs["table"] = "u"
     assert outdated() == ["book/claims"]
+    outputs["facts"] = "g"  # such as the time that a deeper page takes
+    assert outdated() == ["book/sgd"]
     env.found_docs.remove("book/sgd")
     outputs["sgd"] = "d"
     assert outdated() == []
@@ -103,4 +106,4 @@ def test_the_claims_stand_by_chapter_and_kind_with_values_verdicts_and_counts(cl
 def test_the_landing_page_counts_the_kinds_apart_in_all_and_by_chapter(claims):
     counts = "2 measurements, 1 replication, 1 identity"
     assert sphinx_ext.ClaimCounts.text() == f"The book has 4 claims: {counts}."
-    assert "| 2 measurements, 1 identity | 3 s |" in sphinx_ext.ChapterMap.text()
+    assert "| 2 measurements, 1 identity | 1 min | 3 s |" in sphinx_ext.ChapterMap.text()

@@ -19,7 +19,7 @@ from PIL import Image
 from sphinx.application import Sphinx
 
 from bookbuild.notebooks import write_with_figures
-from bookbuild.results import BOOK, chapters
+from bookbuild.results import BOOK, chapters, contents, name_of
 
 FRONT = "A course textbook on batch normalization in which every claim about an experiment is measured."
 PICTURE = "_static/share.png"
@@ -116,6 +116,22 @@ def describe(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
     context["metatags"] = context.get("metatags", "") + "\n".join(lines)
 
 
+def pass_deeper_pages_by(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Let "next" and "previous" lead from chapter to chapter; only a deeper page leads to its neighbours."""
+    chapter = {f"book/{name_of(place.page)}": place.chapter for place in contents()}
+    relations = app.builder.relations  # type: ignore[attr-defined]
+    if pagename not in relations or "/deeper/" in pagename:
+        return
+    for side, way in (("prev", 1), ("next", 2)):
+        other = relations[pagename][way]
+        while other in chapter and chapter[other] != BOOK / f"{other.removeprefix('book/')}.md":
+            other = relations[other][way]
+        title = other and app.builder.render_partial(app.env.titles[other])["title"]  # type: ignore[attr-defined]
+        context[side] = other and {"link": context["pathto"](other), "title": title}
+
+
 def write_sitemap(app: Sphinx, exception: Exception | None) -> None:
     """List the pages for search engines, if the book has an address."""
     base = app.config.html_baseurl.rstrip("/")
@@ -130,6 +146,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", lighten_images, priority=600)
     app.connect("html-page-context", offer_notebook, priority=600)
     app.connect("html-page-context", describe, priority=600)
+    app.connect("html-page-context", pass_deeper_pages_by)
     app.connect("html-page-context", write_notebook)
     for finish in (write_webp, write_sitemap):
         app.connect("build-finished", finish)

@@ -16,7 +16,7 @@ from urllib.parse import urldefrag
 from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import sync_playwright
 
-from bookbuild.results import ROOT, parts
+from bookbuild.results import ROOT, name_of, parts
 
 HTML = ROOT / "_build" / "html"
 PDF = ROOT / "_build" / "pdf" / "batch-normalization-measured.pdf"
@@ -42,7 +42,7 @@ FOOTER = '<div style="font-size: 8px; width: 100%; text-align: center"><span cla
 
 def printed_pages() -> dict[str, list[str]]:
     """Names of all pages by the captions of their parts; the front page has none."""
-    pages = {caption: [f"book/{page.stem}" for page in part] for caption, part in parts().items()}
+    pages = {caption: [f"book/{name_of(page)}" for page in part] for caption, part in parts().items()}
     return {"": ["book/index"]} | pages
 
 

@@ -12,6 +12,7 @@ cannot run before the book is built, so that `make test` would not work alone.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -25,7 +26,8 @@ from pybtex.database import Entry, Person, parse_file
 from pybtex.richtext import Text
 
 from bnbook.exercises import judge, of_chapter
-from bookbuild.results import ANSWER, BOOK, name_of, parts
+from bookbuild.reading import facts
+from bookbuild.results import ANSWER, BOOK, chapter_of, contents, name_of, title_of
 
 # A directive: its fence, name, argument, and body up to the same fence.
 DIRECTIVE = re.compile(
@@ -51,30 +53,32 @@ class Labels(NamedTuple):
         Of the pages, by their names.
     addresses : dict of str to str
         Of the pages, from the folder of the notebooks: a page's notebook, or else its source.
+    folder : str
+        Where the page stands that refers to them, below ``book/``.
     """
 
     names: dict[str, str]
     titles: dict[str, str]
     addresses: dict[str, str]
+    folder: str = ""
 
 
 def labels() -> Labels:
-    """Number all that has a label, as Sphinx does: by kind, in the order of each chapter."""
-    book = Labels({}, {}, {})
-    numbered = [page for pages in parts().values() for page in pages]
-    others = [page for page in BOOK.glob("*.md") if page not in numbered]
-    for number, page in enumerate([*numbered, *others], 1):
+    """Number all that has a label, as Sphinx does: by kind, in the order of each chapter.
+
+    A deeper page goes on where its chapter ends. Pages outside the numbered parts count together, from 1.
+    """
+    book, places = Labels({}, {}, {}), contents()
+    chapters = dict.fromkeys(place.chapter for place in places if place.numbered)
+    prefixes = {chapter: f"{number}." for number, chapter in enumerate(chapters, 1)}
+    counts: dict[str, int] = {}
+    listed = {place.page: prefixes.get(place.chapter, "") for place in places}
+    for page in [*sorted({*BOOK.rglob("*.md")} - set(listed)), *listed]:  # the front page comes first
         name, text = name_of(page), page.read_text("utf-8")
-        if page in numbered:
-            book.names.update(_numbered(text, number))
-        book.titles[name] = _title(text)
+        book.names.update(_numbered(text, listed.get(page, ""), counts))
+        book.titles[name] = title_of(page)
         book.addresses[name] = f"{name}.ipynb" if "```{code-cell}" in text else f"../book/{name}.md"
     return book
-
-
-def _title(text: str) -> str:
-    found = re.search(r"^# (.+)$", text, flags=re.MULTILINE)
-    return found[1] if found else ""
 
 
 # What gets a number, by the words with which a reference to it begins and ends.
@@ -87,16 +91,17 @@ COUNTED = {
 }
 
 
-def _numbered(text: str, chapter: int) -> dict[str, str]:
-    """The labels of a page and what they are called."""
-    found, counts = {}, dict[str, int]()
+def _numbered(text: str, chapter: str, counts: dict[str, int]) -> dict[str, str]:
+    """The labels of a page and what they are called; `counts` has, and gets, what was counted so far."""
+    found = {}
     figure = r"^```\{code-cell\}[^`]*?^ +figure:\n(?:^ +.*\n)*?^ +name: (?P<figure>[\w-]+)$"
     label = r"^`{3,}\{(?P<kind>[\w:-]+)\}.*\n(?:^:\w+:.*\n)*?^:(?:label|name): (?P<label>[\w-]+)$"
     for match in re.finditer(f"{figure}|{label}", text, flags=re.MULTILINE):
         kind = match["kind"] or "figure"
         before, after = COUNTED[kind]
-        counts[before] = counts.get(before, 0) + 1
-        found[match["label"] or match["figure"]] = f"{before}{chapter}.{counts[before]}{after}"
+        first = f"{before}{chapter}"
+        counts[first] = counts.get(first, 0) + 1
+        found[match["label"] or match["figure"]] = f"{first}{counts[first]}{after}"
     return found
 
 
@@ -112,8 +117,9 @@ def plain_roles(text: str, book: Labels) -> str:
         words, target = _target(match["text"])
         match match["name"]:
             case "doc":
-                name = target.removeprefix("/book/")
-                return f"[{words or book.titles[name]}]({book.addresses[name]})"
+                name = posixpath.relpath(posixpath.join("/book", book.folder, target), "/book")
+                address = posixpath.relpath(book.addresses[name], book.folder or ".")
+                return f"[{words or book.titles[name]}]({address})"
             case "eq" | "numref" | "ref" | "prf:ref":
                 return words or book.names[target]
             case "cite:t" | "cite:p":
@@ -278,7 +284,13 @@ def portable(page: Path, book: Labels) -> NotebookNode:
     """The notebook of a page, without outputs."""
     notebook = jupytext.read(page)
     try:
-        notebook.cells = list(portable_cells(notebook, page.stem, book))
+        book = book._replace(folder=posixpath.dirname(name_of(page)))
+        title = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
+        line = facts(page, "less than a minute")  # what nbval compares is the same on every machine
+        title.source = re.sub(
+            r"^# .+$", lambda head: f"{head[0]}\n\n{line}", title.source, count=1, flags=re.M
+        )
+        notebook.cells = list(portable_cells(notebook, chapter_of(page).stem, book))
     except (KeyError, ValueError) as error:
         raise ValueError(f"{page.name}: {error}") from error
     return notebook

@@ -7,7 +7,7 @@ depends on. Several states of a page lie side by side, so that going back execut
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,22 +49,56 @@ def name_of(page: Path) -> str:
     return page.relative_to(BOOK).with_suffix("").as_posix()
 
 
-def parts() -> dict[str, list[Path]]:
-    """The pages of ``_toc.yml`` by the captions of their parts, in the order of the book."""
+def title_of(page: Path) -> str:
+    """The first heading of a page."""
+    found = re.search(r"^# (.+)$", page.read_text("utf-8"), flags=re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{page.name}: has no title")
+    return found[1]
 
-    def files(entries: list[dict[str, Any]]) -> Iterator[Path]:
-        for entry in entries:
-            yield ROOT / f"{entry['file']}.md"
-            yield from files(entry.get("sections", []))
 
+class Place(NamedTuple):
+    """Where a page stands in ``_toc.yml``: under which chapter (itself, but for a deeper page) and part."""
+
+    page: Path
+    chapter: Path
+    part: str
+    numbered: bool
+
+
+def contents() -> list[Place]:
+    """The pages of ``_toc.yml`` in the order of the book; a chapter comes before its deeper pages."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-    return {part.get("caption", ""): list(files(part["chapters"])) for part in toc["parts"]}
+    return [
+        Place(ROOT / f"{entry['file']}.md", ROOT / f"{chapter['file']}.md", part.get("caption", ""), numbered)
+        for part in toc["parts"]
+        for numbered in [part.get("numbered", False)]
+        for chapter in part["chapters"]
+        for entry in [chapter, *chapter.get("sections", [])]
+    ]
+
+
+def parts() -> dict[str, list[Path]]:
+    """The pages by the captions of their parts, in the order of the book."""
+    found: dict[str, list[Path]] = {}
+    for place in contents():
+        found.setdefault(place.part, []).append(place.page)
+    return found
+
+
+def chapter_of(page: Path) -> Path:
+    """The chapter under which a deeper page stands; any other page itself."""
+    return next((place.chapter for place in contents() if place.page == page), page)
+
+
+def deeper_pages(chapter: Path) -> list[Path]:
+    """The pages that stand under a chapter."""
+    return [place.page for place in contents() if place.chapter == chapter != place.page]
 
 
 def chapters() -> list[Path]:
     """The pages that have code cells, in the order of the book."""
-    pages = [page for part in parts().values() for page in part]
-    return [page for page in pages if "```{code-cell}" in page.read_text("utf-8")]
+    return [page for page, *_ in contents() if "```{code-cell}" in page.read_text("utf-8")]
 
 
 def pages_named(names: list[str]) -> list[Path]:

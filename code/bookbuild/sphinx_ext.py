@@ -4,6 +4,7 @@
   is read again even if its text did not; so is one whose tables collect something that changed.
 * ``{runtime}`` tells how long a chapter runs; ``{claims-table}``, ``{claim-counts}`` and ``{chapter-map}``
   collect all chapters.
+* Below the title of a page with code stands how long it takes, and which pages go deeper.
 * ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`).
 * The sources that docstrings cite are those of ``references.bib``.
 * MathJax is copied into the book, so that no page asks another host.
@@ -22,6 +23,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
@@ -31,7 +33,18 @@ from bnbook.claims import KINDS, Claim, read_claims
 from bookbuild import sliders
 from bookbuild.keys import chapter_key, files_key
 from bookbuild.pages import question
-from bookbuild.results import BOOK, Result, chapters, find_result, name_of, parts
+from bookbuild.reading import facts, read
+from bookbuild.results import (
+    BOOK,
+    Result,
+    chapter_of,
+    chapters,
+    deeper_pages,
+    find_result,
+    name_of,
+    parts,
+    title_of,
+)
 
 
 @cache
@@ -42,14 +55,6 @@ def results() -> dict[Path, Result]:
     if missing:
         raise ExtensionError(f"not executed yet: {', '.join(missing)}; run `make book`, which does it first")
     return {page: result for page, result in found.items() if result is not None}
-
-
-def title_of(page: Path) -> str:
-    """The first heading of a page."""
-    found = re.search(r"^# (.+)$", page.read_text("utf-8"), flags=re.MULTILINE)
-    if found is None:
-        raise ExtensionError(f"{page.name}: has no title")
-    return found[1]
 
 
 class Runtime(SphinxRole):
@@ -104,7 +109,10 @@ class ClaimsTable(ParsedDirective):
     def text(cls) -> str:
         """Unfolding tables, one per chapter and kind, below the counts; each claim has to be checked."""
         claims = read_claims()
-        checked = {page: result.claims for page, result in results().items() if result.claims}
+        checked: dict[Path, dict[str, list[float]]] = {}
+        for page, result in results().items():
+            if result.claims:  # those of a deeper page stand with its chapter's
+                checked.setdefault(chapter_of(page), {}).update(result.claims)
         seen = {name for measured in checked.values() for name in measured}
         unchecked = sorted(set(claims) - seen)
         if unchecked:
@@ -162,15 +170,18 @@ class ChapterMap(ParsedDirective):
         executed, claims = results(), read_claims()
         lines: list[str] = []
         for caption, pages in parts().items():
-            rows = [cls.row(page, executed[page], claims) for page in pages if page in executed]
+            own = [page for page in pages if page in executed and chapter_of(page) == page]
+            rows = [cls.row(page, executed, claims) for page in own]
             if rows:
-                head = _row(["Chapter", "The question it answers", "Builds on", "Claims", "Runs in"])
-                lines += [f":::{{rubric}} {caption}\n:::\n", head, "| --- " * 5 + "|", *rows, ""]
+                head = _row(
+                    ["Chapter", "The question it answers", "Builds on", "Claims", "To read", "To run"]
+                )
+                lines += [f":::{{rubric}} {caption}\n:::\n", head, "| --- " * 6 + "|", *rows, ""]
         return "\n".join(lines)
 
     @staticmethod
-    def row(page: Path, result: Result, claims: dict[str, Claim]) -> str:
-        """One chapter."""
+    def row(page: Path, executed: dict[Path, Result], claims: dict[str, Claim]) -> str:
+        """One chapter, with its deeper pages."""
         text = page.read_text("utf-8")
         asked = question(text)
         if not asked:
@@ -178,9 +189,41 @@ class ChapterMap(ParsedDirective):
         need = re.search(r"^You need .+?(?=\n\n|\Z)", text, flags=re.DOTALL | re.MULTILINE)
         before = dict.fromkeys(re.findall(r"{doc}`(\w+)`", need[0])) if need else {}
         builds_on = ", ".join(f"{{doc}}`/book/{name}`" for name in before) or "–"
-        time = f"{result.seconds:.0f} s"
-        counts = count_kinds(claims[name] for name in result.claims) or "–"
-        return _row([f"{{doc}}`/book/{name_of(page)}`", asked, builds_on, counts, time])
+        deeper = [other for other in deeper_pages(page) if other in executed]
+        checked = [name for one in (page, *deeper) for name in executed[one].claims]
+        counts = count_kinds(claims[name] for name in checked) or "–"
+        names = [f"{{doc}}`/book/{name_of(page)}`"]
+        names += [f"deeper: {{doc}}`/book/{name_of(other)}`" for other in deeper]
+        times = [f"{read(page).minutes} min", f"{executed[page].seconds:.0f} s"]
+        return _row(["; ".join(names), asked, builds_on, counts, *times])
+
+
+def facts_of(page: Path) -> str:
+    """The line below the title of an executed page."""
+    return facts(page, f"{results()[page].seconds:.0f} s")
+
+
+def add_facts(app: Sphinx, doctree: nodes.document) -> None:
+    """Say below the title of a page with code how long it takes, and which pages go deeper."""
+    page = app.srcdir / f"{app.env.docname}.md"
+    title = doctree.next_node(nodes.title)
+    if page not in results() or title is None:
+        return
+    line = nodes.paragraph(classes=["facts"])
+    for piece in re.split(r"(\{doc\}`[^`]+`)", facts_of(page)):
+        if link := re.fullmatch(r"\{doc\}`(?:(?P<words>.+) <)?(?P<target>[^>]+)>?`", piece):
+            xref = pending_xref(
+                refdomain="std",
+                reftype="doc",
+                reftarget=link["target"],
+                refexplicit=bool(link["words"]),
+                refdoc=app.env.docname,
+                refwarn=True,
+            )
+            line += xref + nodes.inline(text=link["words"] or link["target"])
+        else:
+            line += nodes.Text(piece)
+    title.parent.insert(title.parent.index(title) + 1, line)
 
 
 COLLECTED: dict[str, type[ParsedDirective]] = {"book/claims": ClaimsTable, "book/index": ChapterMap}
@@ -200,7 +243,7 @@ def reread_changed_outputs(
 ) -> list[str]:
     """Name the pages whose outputs, or what they collect of others, changed since they were read."""
     before: dict[str, str] = getattr(env, "bnbook_read", {})
-    now = {f"book/{name_of(page)}": chapter_key(page) for page in chapters()}
+    now = {f"book/{name_of(page)}": chapter_key(page) + facts_of(page) for page in chapters()}
     now |= {page: directive.text() for page, directive in COLLECTED.items()}
     env.bnbook_read = now  # type: ignore[attr-defined]
     return [page for page in now if page in env.found_docs and before.get(page) != now[page]]
@@ -285,6 +328,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     sliders.setup(app)
     app.connect("config-inited", use_executed_pages, priority=900)  # after myst-nb has read the suffixes
     app.connect("env-get-outdated", reread_changed_outputs)
+    app.connect("doctree-read", add_facts)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=600)  # after napoleon
     app.connect("build-finished", copy_mathjax)
