@@ -4,6 +4,9 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
+from sphinx.addnodes import pending_xref
 
 from bookbuild import execute, keys, notebooks, pages, pdf, portable, reading, results, sphinx_ext
 from bookbuild.results import Result
@@ -135,3 +138,20 @@ def test_next_and_previous_pass_a_deeper_page_by_and_it_leads_to_its_neighbours(
     context = {"prev": "kept", "next": "kept"}
     pages.pass_deeper_pages_by(app, "book/deeper/one", "", context, None)
     assert context == {"prev": "kept", "next": "kept"}
+
+
+def test_the_line_below_a_title_links_the_deeper_page_and_the_chapter(book, monkeypatch):
+    found = {page: Result([], 3.0, {}) for page in results.chapters()}
+    monkeypatch.setattr(sphinx_ext, "results", lambda: found)
+
+    def links(name):
+        doctree = new_document("")
+        doctree += nodes.section("", nodes.title(text="T"), nodes.paragraph(text="Text."))
+        env = SimpleNamespace(docname=f"book/{name}")
+        sphinx_ext.add_facts(SimpleNamespace(srcdir=book, env=env), doctree)
+        assert doctree[0][1]["classes"] == ["facts"]
+        return [link["reftarget"] for link in doctree.findall(pending_xref)]
+
+    assert links("one") == ["/book/deeper/one"]
+    assert links("deeper/one") == ["/book/one"]
+    assert links("two") == []

@@ -220,7 +220,8 @@ def add_facts(app: Sphinx, doctree: nodes.document) -> None:
                 refdoc=app.env.docname,
                 refwarn=True,
             )
-            line += xref + nodes.inline(text=link["words"] or link["target"])
+            xref += nodes.inline(text=link["words"] or link["target"])
+            line += xref
         else:
             line += nodes.Text(piece)
     title.parent.insert(title.parent.index(title) + 1, line)
