@@ -34,6 +34,7 @@ __all__ = [
 # what the others need, SciPy and mlxtend among it, costs a second, and an edit in one module then concerns
 # the cells of one chapter alone.
 CHAPTERS = (
+    "start",
     "sgd",
     "saturation",
     "covariate_shift",
