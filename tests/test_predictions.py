@@ -32,15 +32,27 @@ VARIANTS = {
 }
 # What does not fit: the page, the line that is named, and what is said.
 FAULTS = [
-    (PAGE.replace(":answer: 2", ":answer: 3"), 10, "answer: got '3', allowed is the number of a choice, 1 to 2"),
-    (PAGE.replace(":answer: 2", ":answer: 2\n:within: 1"), 10, "within: got '1', allowed only with an answer"),
+    (
+        PAGE.replace(":answer: 2", ":answer: 3"),
+        10,
+        "answer: got '3', allowed is the number of a choice, 1 to 2",
+    ),
+    (
+        PAGE.replace(":answer: 2", ":answer: 2\n:within: 1"),
+        10,
+        "within: got '1', allowed only with an answer",
+    ),
     (PAGE.replace("- ten\n", ""), 10, "two choices or more"),
     (PAGE.replace("- ten", "- ten\n\n  More"), 10, "of one paragraph each"),
     (PAGE.replace(":answer:", ":anser:"), 10, "nknown option"),
     (PAGE.replace(END, ""), 10, "predict: no {predict-end} follows before the next heading"),
     (PAGE.replace(END, f"## Next\n\n{END}"), 10, "predict: no {predict-end} follows before the next heading"),
     (PAGE.replace("After.", END), 32, "predict-end: ends no {predict} of its section"),
-    (PAGE.replace("The answer,", f"{QUESTION}\n\nIt,"), 10, "another {predict} begins before its {predict-end}"),
+    (
+        PAGE.replace("The answer,", f"{QUESTION}\n\nIt,"),
+        10,
+        "another {predict} begins before its {predict-end}",
+    ),
     (f"# A page\n\n{QUESTION}\n\n{END}", 3, "nothing stands between it and its {predict-end}"),
     (f"# A page\n\n```{{predict}}\n```\n\nIt.\n\n{END}", 3, "predict: got no question"),
 ]
@@ -85,7 +97,12 @@ def said(tmp_path_factory):
 def test_all_up_to_the_end_is_closed_and_nothing_after_it(page):
     answer = page.select_one(".prediction details.prediction-answer:not([open])")
     assert answer.find_previous_sibling(class_="prediction-question")
-    assert [word in answer.get_text() for word in ("The answer, as in", "secret", "After.", "Which")] == [1, 1, 0, 0]
+    assert [word in answer.get_text() for word in ("The answer, as in", "secret", "After.", "Which")] == [
+        1,
+        1,
+        0,
+        0,
+    ]
     assert "After." in page.get_text()
     assert answer.select_one("summary") is not None
 
@@ -95,7 +112,10 @@ def test_the_question_stands_open_with_its_choices(page):
     assert question.find_parent("details") is None
     assert question.p.get_text() == "Predict, then run. Which one?"
     assert question.em.get_text() == "one"
-    assert [choice.get_text() for choice in question.select(".prediction-choices li")] == ["ten", "a thousand"]
+    assert [choice.get_text() for choice in question.select(".prediction-choices li")] == [
+        "ten",
+        "a thousand",
+    ]
     assert question.parent["data-answer"] == "2"
     assert "data-low" not in question.parent.attrs
 
@@ -103,7 +123,11 @@ def test_the_question_stands_open_with_its_choices(page):
 def test_figures_in_an_answer_keep_their_numbers(page):
     numbers = [number.get_text().strip() for number in page.select("figure .caption-number")]
     assert numbers == ["Fig. 1", "Fig. 2", "Fig. 3"]
-    assert [a.get_text() for a in page.select('p > a[href^="#page-"]')] == ["Fig. 2", "Fig. 2", "Fig. 3"]
+    assert [a.get_text() for a in page.select('a.reference[href^="#page-"]:has(.std-numref)')] == [
+        "Fig. 2",
+        "Fig. 2",
+        "Fig. 3",
+    ]
 
 
 def test_script_and_style_are_loaded_only_where_they_are_used(pages):

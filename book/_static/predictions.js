@@ -131,5 +131,7 @@
     document.querySelectorAll(".prediction").forEach(offer);
     document.querySelectorAll(".prediction-tally").forEach(show);
   });
-  for (const event of ["load", "hashchange"]) window.addEventListener(event, openWhatIsWanted);
+  window.addEventListener("hashchange", openWhatIsWanted);
+  // Sphinx marks the words 10 ms after the page is read, so before a later timer.
+  window.addEventListener("load", () => setTimeout(openWhatIsWanted, 50));
 })();

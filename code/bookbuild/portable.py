@@ -196,7 +196,11 @@ def _directive(match: re.Match[str], book: Labels) -> str:
 
 def posed(argument: str, body: str) -> str:
     """The text of a question that ``{predict}`` asks, behind the words that announce it."""
-    return f"**Predict, then run.** {argument}\n\n{body}".rstrip() if argument else f"**Predict, then run.** {body}"
+    return (
+        f"**Predict, then run.** {argument}\n\n{body}".rstrip()
+        if argument
+        else f"**Predict, then run.** {body}"
+    )
 
 
 def _options(body: str) -> tuple[dict[str, str], str]:

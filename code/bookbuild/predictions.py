@@ -78,14 +78,18 @@ class PredictDirective(SphinxDirective):
         if choices is not None:
             choices["classes"].append("prediction-choices")
             if len(choices) < 2 or any(len(choice) != 1 for choice in choices):
-                raise self.error("predict: a list at the end needs two choices or more, of one paragraph each")
+                raise self.error(
+                    "predict: a list at the end needs two choices or more, of one paragraph each"
+                )
         try:
             data = checked(self.options, len(choices) if choices is not None else 0)
         except ValueError as error:
             raise self.error(str(error)) from error
         # A guess belongs to this wording and this answer: after a change of either it is asked again.
         wording = hashlib.sha256(f"{asked.astext()}\n{data}".encode()).hexdigest()[:8]
-        node = prediction("", asked, classes=["prediction"], data={"key": f"{self.env.docname} {wording}"} | data)
+        node = prediction(
+            "", asked, classes=["prediction"], data={"key": f"{self.env.docname} {wording}"} | data
+        )
         self.set_source_info(node)
         return [node]
 
@@ -129,7 +133,9 @@ def _number(name: str, text: str) -> Decimal:
     except InvalidOperation:
         number = Decimal("nan")
     if not number.is_finite():
-        raise ValueError(f"{name}: got {text!r}, allowed is a number (or, with a list of choices, the choice's)")
+        raise ValueError(
+            f"{name}: got {text!r}, allowed is a number (or, with a list of choices, the choice's)"
+        )
     return number
 
 
@@ -187,7 +193,9 @@ def visit_prediction(self: HTML5Translator, node: prediction) -> None:
 
 def visit_answer(self: HTML5Translator, node: answer) -> None:
     """Open it; the style sheet shows one of the two words."""
-    summary = '<summary><span class="when-closed">Show me</span><span class="when-open">Hide it</span></summary>'
+    summary = (
+        '<summary><span class="when-closed">Show me</span><span class="when-open">Hide it</span></summary>'
+    )
     self.body.append(f'<details class="prediction-answer">{summary}\n')
 
 
