@@ -13,13 +13,13 @@
 ```
 ````
 
-A list at the end of the question holds the choices; without one the reader types. ``:answer:`` is the number of
-the choice that comes true, or the number to be typed, with ``:within:`` a tolerance (``10 %`` of it, or ``0.5``).
+A list at the end of the question holds the choices; without one the reader types. ``:answer:`` is the number
+of the choice that comes true, or the number to be typed, with ``:within:`` a tolerance (``10 %``, or ``0.5``).
 
 On the page the answer is a ``<details>``, so that it opens without a script, from the keyboard, and when the
 browser finds a word in it. ``book/_static/predictions.js`` adds the form and keeps the guesses. The end is
-written out, since a code cell cannot stand in a directive, and an end that is found by a rule (the next heading,
-the next paragraph) moves when the text does and lets an answer slip out.
+written out, since a code cell cannot stand in a directive, and an end that is found by a rule (the next
+heading, the next paragraph) moves when the text does and lets an answer slip out.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def checked(options: dict[str, str], choices: int) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        Nothing, if nothing decides it; ``answer``; and of a number the bounds ``low`` and ``high`` of what counts.
+        Nothing, if nothing decides it; ``answer``; of a number also the bounds ``low`` and ``high``.
     """
     given, within = options.get("answer"), options.get("within")
     if within is not None and (given is None or choices):
