@@ -152,10 +152,10 @@ def test_a_guess_without_an_answer_is_kept_and_words_are_never_markup(page):
 
 def test_who_looks_first_makes_no_prediction(page):
     asked = question(page, "Which one?")
-    asked.get_by_text("Show me").press("Enter")
+    asked.locator("summary").press("Enter")
     assert page.get_by_text("The first answer.").is_visible()
     assert asked.get_by_role("radio").first.is_disabled()
-    asked.get_by_text("Hide it").press("Enter")
+    asked.locator("summary").press("Enter")
     assert asked.get_by_role("radio").first.is_enabled()
     assert page.evaluate("localStorage.getItem('bnbook-predictions')") is None
 
@@ -221,7 +221,7 @@ def test_without_a_script_an_answer_opens_by_itself(open_page, site):
     page = open_page(site, java_script=False, answers=False)
     assert page.locator(".prediction-choices li").all_inner_texts() == ["ten", "a thousand"]
     assert page.get_by_text("The first answer.").is_hidden()
-    page.get_by_text("Show me").first.press("Enter")
+    page.locator("summary").first.press("Enter")
     assert page.get_by_text("The first answer.").is_visible()
     assert page.locator(".prediction-tally").is_hidden()
 
