@@ -116,22 +116,18 @@
     });
   }
 
-  // A link, or a word that the search marks, may lead into an answer.
-  function openWhatIsWanted() {
+  // A link may lead into an answer. (The browser's own search in the page opens a <details> by itself.)
+  function openWhatIsLinked() {
     const target = document.querySelector(":target");
-    for (const wanted of [target, ...document.querySelectorAll(".prediction-answer .highlighted")]) {
-      const closed = wanted?.closest(".prediction-answer:not([open])");
-      if (!closed) continue;
-      closed.open = true;
-      if (wanted === target) target.scrollIntoView();
-    }
+    const closed = target?.closest(".prediction-answer:not([open])");
+    if (!closed) return;
+    closed.open = true;
+    target.scrollIntoView();
   }
 
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".prediction").forEach(offer);
     document.querySelectorAll(".prediction-tally").forEach(show);
   });
-  window.addEventListener("hashchange", openWhatIsWanted);
-  // Sphinx marks the words 10 ms after the page is read, so before a later timer.
-  window.addEventListener("load", () => setTimeout(openWhatIsWanted, 50));
+  for (const event of ["load", "hashchange"]) window.addEventListener(event, openWhatIsLinked);
 })();
