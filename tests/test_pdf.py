@@ -20,6 +20,8 @@ def html(tmp_path):
     bodies = {
         "one": '<a href="two.html#two">t</a><a href="two.html">p</a><a href="#one">o</a>'
         '<a href="../x.ipynb">n</a>'
+        '<div class="prediction-tally" hidden></div>'
+        '<details class="prediction-answer"><summary>Show me</summary>answer</details>'
         '<a href="https://a.org/#b">w</a><details class="hide">code</details><script>1</script>',
         "two": '<img src="../_images/i.webp" loading="lazy"><details class="claims">rows</details>',
     }
@@ -61,8 +63,8 @@ def test_files_are_found_from_the_folder_of_all_pages(joined):
 
 
 def test_what_is_folded_is_printed_but_for_hidden_code_and_only_mathjax_runs(joined):
-    assert [fold.get_text() for fold in joined.select("details[open]")] == ["rows"]
-    assert joined.select_one("details:not([open])") is None
+    assert [fold.get_text() for fold in joined.select("details[open]")] == ["answer", "rows"]
+    assert joined.select_one("details:not([open]), .prediction-tally") is None
     assert [script.get("src") for script in joined.select("script")] == [None, "_static/mathjax/startup.js"]
 
 

@@ -66,6 +66,12 @@ def test_a_role_becomes_text(myst, markdown):
             "```{slider} gamma\n:name: slider-a\n:alt: Words.\nWhat to see.\n```",
             "*Fig. 7.4, which moves on the built page:* What to see.",
         ),
+        (
+            "```{predict} Which {eq}`eq-a`?\n:answer: 2\nOf *these*.\n\n- one\n- $10^6$\n```",
+            "**Predict, then run.** Which (7.1)?\n\nOf *these*.\n\n- one\n- $10^6$",
+        ),
+        ("```{predict} Which?\n```", "**Predict, then run.** Which?"),
+        ("```{predict}\n:answer: 4\n:within: 1\n\nHow many?\n```", "**Predict, then run.** How many?"),
         ("before\n\n```python\nx = 1\n```\n\nafter", "before\n\n```python\nx = 1\n```\n\nafter"),
     ],
 )
@@ -113,6 +119,20 @@ def test_a_solution_is_closed_until_the_reader_opens_it():
     assert closed.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}  # JupyterLab, VS Code
     assert closed.metadata.cellView == "form"  # Colab
     assert shown.metadata == {}
+
+
+def test_after_a_question_the_cell_simply_follows():
+    made = cells(
+        new_markdown_cell("Before.\n\n```{predict} Which?\n:answer: 1\n- one\n- two\n```"),
+        new_code_cell("1 + 1"),
+        new_markdown_cell("It shows.\n\n```{predict-end}\n```\n\nAfter."),
+        new_code_cell("3 + 3"),
+        new_markdown_cell("```{predict-end}\n```"),
+        new_code_cell("4 + 4"),
+    )
+    question = "Before.\n\n**Predict, then run.** Which?\n\n- one\n- two"
+    assert [cell.source for cell in made] == [question, "1 + 1", "It shows.", "After.", "3 + 3", "4 + 4"]
+    assert all(cell.metadata == {} for cell in made)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

@@ -52,9 +52,14 @@ document.addEventListener("DOMContentLoaded", () => {
     entry.removeAttribute("role");
   }
 });
-// Paper cannot be unfolded. Hidden code stays hidden.
+// Paper cannot be unfolded. Hidden code stays hidden; what was closed is closed again.
+let unfolded = [];
 window.addEventListener("beforeprint", () => {
-  for (const fold of document.querySelectorAll("article details:not(.hide)")) fold.open = true;
+  unfolded = [...document.querySelectorAll("article details:not(.hide, [open])")];
+  for (const fold of unfolded) fold.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const fold of unfolded) fold.open = false;
 });
 window.addEventListener("load", () => {
   const observer = new ResizeObserver(focusWhatScrolls);

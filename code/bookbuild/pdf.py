@@ -23,7 +23,9 @@ PDF = ROOT / "_build" / "pdf" / "batch-normalization-measured.pdf"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MINUTES = 15  # how long the browser may take to set all formulas, on a slow machine
 
-SCREEN_ONLY = "script, .headerlink, details.hide, .sd-summary-icon"
+SCREEN_ONLY = (
+    "script, .headerlink, details.hide, .sd-summary-icon, .prediction-answer > summary, .prediction-tally"
+)
 STYLE = """
   h1, .part { break-before: page; }
   .part { font-size: 1.5rem; }

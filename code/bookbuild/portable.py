@@ -39,7 +39,7 @@ ROLE = re.compile(
     r"\{(?P<name>[a-z]+(?::[a-z]+)?)\}`(?P<text>[^`]+)`|(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
 )
 # These begin a cell of their own.
-CELLS = ("exercise", "solution-start", "solution-end")
+CELLS = ("exercise", "solution-start", "solution-end", "predict-end")
 
 
 class Labels(NamedTuple):
@@ -192,10 +192,21 @@ def _directive(match: re.Match[str], book: Labels) -> str:
                 title = f"{name} ({title})" if title else name
             head = f"**{title or 'Proof'}.**"
             return "\n".join(f"> {line}".rstrip() for line in [head, "", *plain(body, book).splitlines()])
+        case "predict":
+            return posed(plain_roles(match["argument"].strip(), book), plain(body, book))
         case "slider":
             return f"*{name}, which moves on the built page:* {plain(body, book)}"
         case kind:
             raise ValueError(f"directive: got {kind}, which portable.py cannot write as Markdown")
+
+
+def posed(argument: str, body: str) -> str:
+    """The text of a question that ``{predict}`` asks, behind the words that announce it."""
+    return (
+        f"**Predict, then run.** {argument}\n\n{body}".rstrip()
+        if argument
+        else f"**Predict, then run.** {body}"
+    )
 
 
 def _options(body: str) -> tuple[dict[str, str], str]:
@@ -231,6 +242,8 @@ def portable_cells(notebook: NotebookNode, chapter: str, book: Labels) -> Iterat
                 solution = book.names[argument]
             elif name == "solution-end":
                 solution = ""
+            elif name == "predict-end":
+                pass  # the cell has shown the answer
             elif solution:
                 head = f"<summary>Solution of {solution.lower()}</summary>"
                 yield new_markdown_cell(f"<details>{head}\n\n{plain(text, book)}\n\n</details>")

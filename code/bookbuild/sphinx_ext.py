@@ -5,7 +5,8 @@
 * ``{runtime}`` tells how long a chapter runs; ``{claims-table}``, ``{claim-counts}`` and ``{chapter-map}``
   collect all chapters.
 * Below the title of a page with code stands how long it takes, and which pages go deeper.
-* ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`).
+* ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`); ``{predict}`` asks before it answers
+  (:mod:`bookbuild.predictions`).
 * The sources that docstrings cite are those of ``references.bib``.
 * MathJax is copied into the book, so that no page asks another host.
 """
@@ -30,7 +31,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from bnbook.claims import KINDS, Claim, read_claims
-from bookbuild import sliders
+from bookbuild import predictions, sliders
 from bookbuild.keys import chapter_key, files_key
 from bookbuild.pages import question
 from bookbuild.reading import facts, read
@@ -327,6 +328,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("claim-counts", ClaimCounts)
     app.add_directive("chapter-map", ChapterMap)
     sliders.setup(app)
+    predictions.setup(app)
     app.connect("config-inited", use_executed_pages, priority=900)  # after myst-nb has read the suffixes
     app.connect("env-get-outdated", reread_changed_outputs)
     app.connect("doctree-read", add_facts)

@@ -45,10 +45,13 @@ def launched():
 
 @contextmanager
 def opener(browser):
-    """A function that opens a page; what it asked of other hosts and what went wrong is in `.faults`."""
+    """A function that opens a page; what it asked of other hosts and what went wrong is in `.faults`.
+
+    The answers of predictions are open, unless a test wants them as a reader finds them.
+    """
     contexts = []
 
-    def open_page(name, width=1280, theme="light", java_script=True, maths=False):
+    def open_page(name, width=1280, theme="light", java_script=True, maths=False, answers=True):
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=theme,
@@ -66,6 +69,8 @@ def opener(browser):
         aborted = "net::ERR_ABORTED"
         page.on("requestfailed", lambda r: r.failure == aborted or page.faults.append(r.url))
         page.goto((HTML / name).as_uri())
+        if answers:
+            page.evaluate("for (const a of document.querySelectorAll('.prediction-answer')) a.open = true")
         if maths:
             page.evaluate(SET_ALL_MATHS)
             page.wait_for_function(MATHS_IS_SET, timeout=SETTLED_MS)
