@@ -1,7 +1,7 @@
 """On which seed sets each claim was seen to hold: ``book/replications.yml``, from ``make replicate``.
 
 For each page the file has the offsets with which it was run and, by claim, those on which it held. An entry
-counts as long as the page's cells and claims are what they were (`key`). The versions of Python and of packages
+counts as long as the page's cells and claims are what they were (`key`). The versions of Python and packages
 are not in that key, nor the package's modules: nbval finds what changes with them.
 """
 
