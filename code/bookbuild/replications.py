@@ -42,8 +42,8 @@ def record(page: Path, offset: int, records: Iterable[dict[str, Any]], own: dict
     records : iterable of dict
         What :func:`bookbuild.replicate.replicate` found out about its claims.
     own : dict of str to list of float
-        What the claims measured with the book's own seeds. A claim that measures the same with all seed sets
-        is `unmoved`: the runs are no evidence for it.
+        What the claims measured with the book's own seeds. A claim that measures exactly the same with all
+        seed sets is `unmoved`: mostly nothing in it is random, so the runs count for nothing.
     """
     entries = read_replications()
     entry = entries.get(name_of(page), {"key": cells_key(page), "seeds": [], "held": {}, "unmoved": None})
@@ -64,7 +64,7 @@ def record(page: Path, offset: int, records: Iterable[dict[str, Any]], own: dict
 def seed_sets(entries: dict[str, Any]) -> dict[str, str]:
     """By claim, on how many seed sets it held, such as "3 of 3", the book's own one among them.
 
-    A dash stands for a claim whose numbers do not depend on the seeds.
+    A dash stands for a claim whose numbers are the same on all of them.
     """
     found = {}
     for entry in entries.values():
