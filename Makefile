@@ -43,9 +43,9 @@ check: lint  ## all that a change of one page needs: make check PAGE=batch_norm
 	$(BIN)/python -m pytest -c tests/pytest.ini notebooks/$(PAGE).ipynb $(NBVAL)
 	$(BIN)/python -m pytest -c tests/pytest.ini tests --ignore tests/web -k "$(notdir $(PAGE)) or claims or references"
 
-replicate: $(READY)  ## run every page with other seeds, tell which claims flip: make replicate SEEDS=1000
+replicate: $(READY)  ## run every page with other seeds, tell which claims flip: make replicate SEEDS=1000 [RECORD=1]
 	@test -n "$(SEEDS)" || { echo "Say what is added to every seed: make replicate SEEDS=1000"; exit 1; }
-	@$(BIN)/python -m bookbuild.replicate --seeds $(SEEDS) $(PAGE)
+	@$(BIN)/python -m bookbuild.replicate --seeds $(SEEDS) $(if $(RECORD),--record) $(PAGE)
 
 hooks: $(READY)  ## let git check a commit before it is made
 	$(BIN)/prek install

@@ -42,7 +42,7 @@ def test_a_class_of_thirty_is_graded_in_one_run_five_odd_notebooks_included(tmp_
     answers = {
         "passed": "80, 140, 120",
         "iterations of one epoch": "4, 7, 6",
-        "not attempted": "..., ..., ...",
+        "not answered": "..., ..., ...",
     }
     expected = []
     for k in range(25):

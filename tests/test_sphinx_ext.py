@@ -77,6 +77,8 @@ def claims(monkeypatch, tmp_path):
     executed = Result([], 3.0, {"one": [1.0, 2.0, 3.0], "two": [0.5], "three": [0.1]})
     monkeypatch.setattr(sphinx_ext, "results", lambda: {page: executed})
     monkeypatch.setattr(sphinx_ext, "parts", lambda: {"Part": [page]})
+    entry = {"seeds": [1000, 2000], "held": {"one": [2000]}, "unmoved": []}
+    monkeypatch.setattr(sphinx_ext, "read_replications", lambda: {"a": entry})
     return found
 
 
@@ -100,7 +102,10 @@ def test_the_claims_stand_by_chapter_and_kind_with_values_verdicts_and_counts(cl
     assert "Replications" not in text
     row = next(line for line in text.splitlines() if line.startswith("| one is so."))
     assert "a ratio: ≈2 [≈1, ≈3], 3 values" in row
+    assert "| 2 of 3 |" in row
     assert "<claim-one>" in row
+    other = next(line for line in text.splitlines() if line.startswith("| two is so."))
+    assert "| 1 of 1 |" in other  # on no other seeds yet
 
 
 def test_the_landing_page_counts_the_kinds_apart_in_all_and_by_chapter(claims):

@@ -41,6 +41,12 @@ def _chapter_key(page: Path, mtime: int, mtime_of_claims: int) -> str:
     return _digest([*code_cells(text), repr(named_claims(text)), *_shown_by(closure(page))])
 
 
+def cells_key(page: Path) -> str:
+    """A hash of the cells of a page and of its claims."""
+    text = page.read_text("utf-8")
+    return _digest([*code_cells(text), repr(named_claims(text))])
+
+
 def source_key(file: Path, *read: Path) -> str:
     """A hash of a source file, of all that it imports of the package, and of the files that it reads."""
     source = file.read_text("utf-8")

@@ -21,13 +21,14 @@ from typing import NamedTuple
 
 import jupytext
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, Person, parse_file
 from pybtex.richtext import Text
 
-from bnbook.exercises import judge, of_chapter
+from bnbook.exercises import of_chapter
+from bnbook.exercises.handout import SOLUTION_CODE, SOLUTION_TEXT, empty_answer
 from bookbuild.reading import facts
-from bookbuild.results import ANSWER, BOOK, chapter_of, contents, name_of, title_of
+from bookbuild.results import BOOK, chapter_of, contents, name_of, title_of
 
 # A directive: its fence, name, argument, and body up to the same fence.
 DIRECTIVE = re.compile(
@@ -245,8 +246,8 @@ def portable_cells(notebook: NotebookNode, chapter: str, book: Labels) -> Iterat
             elif name == "predict-end":
                 pass  # the cell has shown the answer
             elif solution:
-                head = f"<summary>Solution of {solution.lower()}</summary>"
-                yield new_markdown_cell(f"<details>{head}\n\n{plain(text, book)}\n\n</details>")
+                head = f"{SOLUTION_TEXT} of {solution.lower()}</summary>"
+                yield new_markdown_cell(f"{head}\n\n{plain(text, book)}\n\n</details>")
             else:
                 yield new_markdown_cell(plain(text, book))
 
@@ -267,16 +268,7 @@ def _pieces(text: str) -> Iterator[tuple[str, str, str]]:
 def answer_cell(chapter: str, number: int) -> NotebookNode:
     """Where the reader writes the answer to an exercise, with what it says as long as nothing is written."""
     name, exercise = list(of_chapter(chapter).items())[number - 1]
-    cell = new_code_cell("# Your work", metadata={"tags": [ANSWER]})
-    if exercise is not None:
-        written, asked = f"answer = ...  # {exercise.asks}", "answer"
-        if exercise.inputs is not None:  # then it asks for a function
-            call = re.sub(r"\b(\w+)=\1\b", r"\1", exercise.asks)  # gamma=gamma: passed by name
-            written, asked = f"def {call}:\n    ...\n", call.partition("(")[0]
-        cell.source = f'{written}\n\ncheck("{chapter}.{name}", {asked})'
-        told = judge(f"{chapter}.{name}", exercise, ...).message
-        cell.outputs = [new_output("display_data", {"text/plain": told})]
-    return cell
+    return empty_answer(f"{chapter}.{name}", exercise)
 
 
 def _code(cell: NotebookNode, book: Labels, solution: str) -> Iterator[NotebookNode]:
@@ -287,7 +279,7 @@ def _code(cell: NotebookNode, book: Labels, solution: str) -> Iterator[NotebookN
         cell.metadata["jupyter"] = {"source_hidden": True} | ({"outputs_hidden": True} if solution else {})
         cell.metadata["cellView"] = "form"
     if solution:  # a folded cell shows its first line
-        cell.source = f"# @title Solution of {solution.lower()}\n{cell.source}"
+        cell.source = f"{SOLUTION_CODE} of {solution.lower()}\n{cell.source}"
     yield cell
     if figure:
         yield new_markdown_cell(f"**{book.names[figure['name']]}.** {plain(figure['caption'].strip(), book)}")

@@ -35,6 +35,7 @@ from bookbuild import predictions, sliders
 from bookbuild.keys import chapter_key, files_key
 from bookbuild.pages import question
 from bookbuild.reading import facts, read
+from bookbuild.replications import read_replications, seed_sets
 from bookbuild.results import (
     BOOK,
     Result,
@@ -118,13 +119,14 @@ class ClaimsTable(ParsedDirective):
         unchecked = sorted(set(claims) - seen)
         if unchecked:
             raise ExtensionError(f"claims.yml: no chapter checks {', '.join(unchecked)}")
+        sets = seed_sets(read_replications())
         parts = [f"- {cls.verdicts(of_kind.values(), kind)}." for kind, of_kind in cls.kinds(claims)]
         parts = [f"All {len(claims)} claims:", "\n".join(parts)]
         for page, measured in checked.items():
             here = {name: claims[name] for name in measured}
             parts.append(f":::{{dropdown}} {title_of(page)} – {count_kinds(here.values())}")
             for kind, of_kind in cls.kinds(here):
-                parts += [f"{cls.verdicts(of_kind.values(), kind)}:", cls.table(of_kind, measured)]
+                parts += [f"{cls.verdicts(of_kind.values(), kind)}:", cls.table(of_kind, measured, sets)]
             parts.append(":::")
         return "\n\n".join(parts)
 
@@ -142,9 +144,9 @@ class ClaimsTable(ParsedDirective):
         return f"**{KINDS[kind].capitalize()}** – {verdicts}"
 
     @staticmethod
-    def table(claims: dict[str, Claim], measured: dict[str, list[float]]) -> str:
+    def table(claims: dict[str, Claim], measured: dict[str, list[float]], sets: dict[str, str]) -> str:
         """The claims of one chapter; without the literature's column if it gives no figure for any."""
-        columns = ["Claim", "Source", "Published", "Measured here", "Verdict"]
+        columns = ["Claim", "Source", "Published", "Measured here", "Seed sets", "Verdict"]
         if not any(claim.published for claim in claims.values()):
             columns.remove("Published")
         lines = [_row(columns), "| --- " * len(columns) + "|"]
@@ -156,6 +158,7 @@ class ClaimsTable(ParsedDirective):
                 "Source": claim.citation(),
                 "Published": claim.published or "–",
                 "Measured here": f"{claim.measures}: {claim.numbers(values)}{runs}",
+                "Seed sets": sets.get(name, "1 of 1"),
                 "Verdict": f"{{ref}}`{claim.verdict} <claim-{name}>`",
             }
             lines.append(_row([cells[column] for column in columns]))

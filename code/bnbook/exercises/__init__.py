@@ -2,7 +2,8 @@
 
 An exercise is called ``CHAPTER.NAME``: NAME is the function that it asks for, or a noun for numbers. Each
 chapter has a module here that holds the inputs, the solution and the slips that readers make; `_engine`
-compares. ``python -m bnbook.exercises FOLDER`` grades a class, see :mod:`bnbook.exercises.grading`.
+compares. ``python -m bnbook.exercises FOLDER`` grades a class (:mod:`bnbook.exercises.grading`), and
+``python -m bnbook.exercises --handout FOLDER`` writes its notebooks (:mod:`bnbook.exercises.handout`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m bnbook.exercises FOLDER``, see :mod:`bnbook.exercises.grading`."""
+"""``python -m bnbook.exercises FOLDER`` and ``--handout FOLDER``, see :mod:`bnbook.exercises.grading`."""
 
 import sys
 

@@ -28,14 +28,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nbformat
-from jupyter_core.utils import ensure_async
-from nbclient import NotebookClient
-from nbclient.exceptions import DeadKernelError
-from tqdm import tqdm
-
-from bnbook.exercises import find
+from bnbook._extra import book_extra
+from bnbook.exercises import _find_or_none, find
 from bnbook.exercises._again import CELL
+from bnbook.exercises._engine import NOT_ANSWERED
+from bnbook.exercises.handout import hand_out, notebooks_in
+
+with book_extra():
+    import nbformat
+    from jupyter_core.utils import ensure_async
+    from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
+    from tqdm import tqdm
 
 __all__ = ["Report", "Row", "grade", "grade_notebook", "main"]
 
@@ -45,7 +49,11 @@ _QUIET = logging.Logger("grading", logging.CRITICAL)  # the remarks say what hap
 
 
 class Row(NamedTuple):
-    """One line of the table: `result` is a verdict of :func:`bnbook.exercises.check` or "not attempted"."""
+    """One line of the table.
+
+    `result` is a verdict of :func:`bnbook.exercises.check`, such as "not answered", or "not attempted" where
+    the notebook ran no check of this exercise.
+    """
 
     name: str
     exercise: str
@@ -54,7 +62,7 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Verdict and remark of each exercise that a notebook attempted, and why it stopped early."""
+    """Verdict and remark of each exercise that a notebook checked, and why it stopped early."""
 
     verdicts: dict[str, tuple[str, str]]
     stopped: str = ""
@@ -74,7 +82,7 @@ def grade(
     folder : Path
     exercises : sequence of str
         The names that were set; each notebook gets a row for each. Without them it gets one for each exercise
-        that it attempted.
+        whose `check` it ran.
     seconds : float
         Time limit for each notebook.
     jobs : int
@@ -138,9 +146,9 @@ async def _graded(path: Path, seconds: float) -> Report:
         sources = _sources(path)
     except ValueError as error:
         return Report({}, f"no notebook: {error}")
-    cells = [nbformat.v4.new_code_cell(source) for own in sources for source in (own, CELL)]  # type: ignore[no-untyped-call]
+    cells = [nbformat.v4.new_code_cell(source) for own in sources for source in (own, CELL)]
     client = NotebookClient(
-        nbformat.v4.new_notebook(cells=cells),  # type: ignore[no-untyped-call]
+        nbformat.v4.new_notebook(cells=cells),
         kernel_name="python3",
         allow_errors=True,  # a cell that raises does not keep the next ones from running
         timeout=None,
@@ -167,18 +175,9 @@ async def _graded(path: Path, seconds: float) -> Report:
 
 
 def _checked(folder: Path, exercises: Sequence[str]) -> list[Path]:
-    """All notebooks of a folder and its subfolders, such as one for each student; nothing hidden."""
     for exercise in exercises:
         find(exercise)
-    found = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-        if path.suffix.lower() == ".ipynb" and not hidden and not path.is_dir():
-            found.append(path)
-    if not found:
-        raise ValueError(f"folder: there is no notebook (*.ipynb) in {folder}")
-    return found
+    return notebooks_in(folder)
 
 
 def _sources(path: Path) -> list[str]:
@@ -210,6 +209,9 @@ def _verdicts(cells: Sequence[Any]) -> dict[str, tuple[str, str]]:
         shown = {str(mark[0]): str(mark[1]) for mark in marks if isinstance(mark, list) and len(mark) == 2}
         if again.execution_count is None or (again.outputs and not list(_marks(again))):  # it failed
             found |= {name: (verdict, "not checked again") for name, verdict in shown.items()}
+        for name, verdict in shown.items():
+            if verdict == NOT_ANSWERED and _find_or_none(name):
+                found.setdefault(name, (NOT_ANSWERED, ""))
         for name, verdict in ((n, v) for mark in _marks(again) for n, v in mark["checked_again"].items()):
             remark = f"the notebook showed: {shown[name]}" if shown.get(name, verdict) != verdict else ""
             found[name] = verdict, remark
@@ -252,7 +254,7 @@ def _jobs(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, and write it as CSV if asked to.
+    """Print the table, and write it as CSV if asked to; or write the handout.
 
     Examples
     --------
@@ -265,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     summary = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m bnbook.exercises", description=summary)
-    parser.add_argument("folder", type=Path, help="with the notebooks of the class, subfolders included")
+    text = "with the notebooks of the class, subfolders included; with --handout a new one"
+    parser.add_argument("folder", type=Path, help=text)
     parser.add_argument(
         "--csv", type=Path, help="write the rows into this file as well, each as soon as it is known"
     )
@@ -273,12 +276,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seconds", type=_seconds, default=300, help="time limit for a notebook (default: 300)"
     )
     parser.add_argument("--jobs", type=_jobs, default=2, help="notebooks at a time (default: 2)")
-    text = "the exercises that were set (default: all that a notebook attempted)"
+    text = "the exercises that were set (default: all that a notebook checks)"
     parser.add_argument("--exercises", nargs="+", default=[], metavar="NAME", help=text)
+    parser.add_argument(
+        "--handout", action="store_true", help="grade nothing, write the notebooks without solutions"
+    )
+    text = "where --handout finds the notebooks (default: notebooks/ of the checkout)"
+    parser.add_argument("--from", type=Path, metavar="FOLDER", dest="source", help=text)
     given = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if given.handout and (given.csv or given.exercises):
+        parser.error("--csv and --exercises belong to the grading, not to --handout")
+    if given.source and not given.handout:
+        parser.error("--from belongs to --handout")
+    if given.handout:
+        try:
+            written = hand_out(given.folder, given.source)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        print(f"{len(written)} notebooks without solutions are in {given.folder}")
+        return 0
     with contextlib.ExitStack() as stack:
         writer = None
         try:
