@@ -7,9 +7,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import luminance
 
 from bnbook import experiments, maps, plots
 
+mpl.use("Agg")
 SEEDS = range(5)
 RATES, STEPS = [0.01, 0.1, 1.0], [100, 10_000]
 
@@ -168,7 +170,7 @@ def test_no_difference_has_the_colour_in_the_middle_on_every_map_of_a_figure(dra
     scales = [ax.collections[0].norm for ax in fig.axes[:2]]
     assert [(scale.vmin, scale.vmax) for scale in scales] == [(1 / 8, 8) if ratio else (-7, 7)] * 2
     assert scales[0](1.0 if ratio else 0.0) == pytest.approx(0.5)
-    assert mpl.colormaps[maps.COLOURS](0.5)[:3] == pytest.approx([1, 1, 1], abs=0.04)
+    assert maps.COLOURS(0.5)[:3] == pytest.approx([1, 1, 1], abs=0.04)
 
 
 def test_a_ratio_of_zero_is_drawn_as_the_smallest(drawn):
@@ -182,6 +184,11 @@ def test_a_ratio_of_zero_is_drawn_as_the_smallest(drawn):
 def test_a_map_where_all_networks_diverged_or_nothing_differs_can_be_drawn(drawn):
     for value, ratio in itertools.product((math.nan, 1.0), (False, True)):
         drawn(compared(measured(lambda *_, value=value: value), ratio=ratio)).canvas.draw()
+
+
+def test_black_signs_can_be_read_on_every_colour():
+    for colour in [*maps.COLOURS(np.linspace(0, 1, 9))[:, :3], mpl.colors.to_rgb(maps.DIVERGED)]:
+        assert (luminance(colour) + 0.05) / 0.05 > 3
 
 
 def test_letters_do_not_overlap_at_the_width_of_a_phone(drawn):

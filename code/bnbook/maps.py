@@ -23,7 +23,7 @@ with book_extra():
     import matplotlib as mpl
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch, Rectangle
@@ -33,8 +33,10 @@ __all__ = ["Verdicts", "best", "draw", "edge", "verdicts"]
 Side = str | float
 Floats = NDArray[np.float64]
 MOST_PANELS = 3
-COLOURS = "PuOr_r"  # a scale that colour-blind readers can tell apart, white where there is no difference
+# Colour-blind readers can tell these apart, white is no difference, and black signs can be read on the ends.
+COLOURS = LinearSegmentedColormap.from_list("map", mpl.colormaps["PuOr_r"](np.linspace(0.15, 0.85, 257)))
 DIVERGED = "#c4c4c4"
+MARKS: dict[str, dict[str, Any]] = {"holds": {"marker": "o"}, "turns": {"marker": "x", "linewidths": 1.8}}
 HATCHES = "///", "\\\\\\"
 
 
@@ -255,13 +257,13 @@ def draw(
     if len({one.ratio for one in found}) > 1:
         raise ValueError("found: got differences and ratios, which have no scale in common")
     norm = _norm(found, limit)
-    height = 1.3 + sum(0.6 + 0.36 * len(one.y) for one in found)
+    height = 1.8 + sum(0.6 + 0.36 * len(one.y) for one in found)
     fig, axes = plots.figure(rows=len(found), height=height, squeeze=False)
-    for ax, one, title in itertools.zip_longest(axes[:, 0], found, titles, fillvalue=""):
+    for ax, one, title in zip(axes[:, 0], found, titles or [""] * len(found), strict=True):
         image = _panel(ax, one, norm, here)
         ax.set(ylabel=ylabel, title=title)
     axes[-1, 0].set_xlabel(xlabel)
-    bar = fig.colorbar(image, ax=axes[:, 0], label=label, extend="both")
+    bar = fig.colorbar(image, ax=axes[:, 0], label=label, location="top", aspect=40)
     if found[0].ratio:
         most = math.floor(math.log2(norm.vmax or 2) + 1e-9)
         ticks = range(-most, most + 1, max(1, most // 3))
@@ -316,7 +318,7 @@ def _norm(found: Sequence[Verdicts], limit: float | None) -> Normalize:
 def _panel(ax: Axes, one: Verdicts, norm: Normalize, here: tuple[Any, Any] | None) -> Any:
     """One map: cells in equal steps, as the values of a grid usually are on a logarithmic axis."""
     state = one.state
-    colours = mpl.colormaps[COLOURS].with_extremes(bad=DIVERGED)
+    colours = COLOURS.with_extremes(bad=DIVERGED)
     shown = np.ma.masked_where(state == "diverged", one.change)
     if one.ratio:
         shown = np.ma.clip(shown, norm.vmin, norm.vmax)  # a logarithm has no place for 0
@@ -328,7 +330,7 @@ def _panel(ax: Axes, one: Verdicts, norm: Normalize, here: tuple[Any, Any] | Non
                 ax.add_patch(Rectangle((j, i), 1, 1, **look))
     for name, marker in MARKS.items():
         i, j = np.nonzero(state == name)
-        ax.scatter(j + 0.5, i + 0.5, **marker)
+        ax.scatter(j + 0.5, i + 0.5, s=36, color="black", **marker)
     if here is not None:
         check_choice(one.x, here=here[0])
         check_choice(one.y, here=here[1])
@@ -340,12 +342,6 @@ def _panel(ax: Axes, one: Verdicts, norm: Normalize, here: tuple[Any, Any] | Non
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return image
-
-
-MARKS: dict[str, dict[str, Any]] = {
-    "holds": {"marker": "o", "s": 34, "color": "black", "edgecolors": "white", "linewidths": 0.8},
-    "turns": {"marker": "x", "s": 34, "color": "black", "linewidths": 1.6},
-}
 
 
 def _legend(found: Sequence[Verdicts], here: tuple[Any, Any] | None) -> list[Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import nn
 
-from bnbook import data, models, training
+from bnbook import data, layers, models, training
 from bnbook.experiments import by_name
 
 __all__ = ["SCALES", "SIDES", "gamma", "run", "sigmoid_network"]
@@ -46,7 +46,7 @@ def sigmoid_network(
     tensor([3., 3.])
     """
     model = models.mlp(in_shape, classes, depth=1, width=width, norm="batch", activation="sigmoid", init=1.0)
-    norm = model[1].requires_grad_(learn)
+    norm = cast(layers.BatchNorm, model[1]).requires_grad_(learn)
     nn.init.constant_(norm.weight, gamma)
     return model
 
