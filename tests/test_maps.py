@@ -247,4 +247,5 @@ def test_a_shipped_map_is_what_the_code_measures(name, grid):
         (row,) = experiments.collect(experiments.load(name), [corner]).to_dict("records")
         same = np.logical_and.reduce([table[key] == row[key] for key in grid])
         (stored,) = table[same].to_dict("records")
-        assert {key: stored[key] for key in row} == pytest.approx(row, rel=0.05, nan_ok=True)
+        values = {key: value for key, value in row.items() if key not in grid}
+        assert {key: stored[key] for key in values} == pytest.approx(values, rel=0.05, nan_ok=True)
