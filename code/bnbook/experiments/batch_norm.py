@@ -42,7 +42,6 @@ def sigmoid_network(
     """One hidden layer of sigmoid units with batch norm, whose γ starts at `gamma` and may learn with β.
 
     >>> sigmoid_network((64,), 2, gamma=3, learn=False)[1].weight[:2]
-    Parameter containing:
     tensor([3., 3.])
     """
     model = models.mlp(in_shape, classes, depth=1, width=width, norm="batch", activation="sigmoid", init=1.0)
