@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 
 
@@ -53,3 +54,10 @@ def assert_close(actual, expected, ulps=16):
         error = (actual.double() - expected.double()).abs().max()
         bound = ulps * torch.finfo(actual.dtype).eps * expected.double().abs().max()
         assert error <= bound, f"error {error:.3g}, allowed {bound:.3g}"
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2."""
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]

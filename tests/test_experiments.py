@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -51,10 +52,11 @@ def test_experiments_are_found_by_their_module_and_offer_what_the_command_line_n
     assert not any(name.startswith("_") for name in experiments.names())
     for name in experiments.names():
         experiment = experiments.load(name)
-        assert {"small", "medium", "full"} <= set(experiment.SCALES)
+        assert "medium" in experiment.SCALES
         for scale in experiment.SCALES:
             members = experiments.members(experiment, scale, [5, 7])
-            assert {member["seed"] for member in members} == {5, 7}
+            own = {grid.get("seed") for grid in experiment.SCALES[scale]} - {None}
+            assert {member["seed"] for member in members} == (own or {5, 7})
             texts = [json.dumps(member, sort_keys=True) for member in members]
             assert len(set(texts)) == len(texts)  # a file each
 
@@ -129,6 +131,29 @@ def test_the_order_of_settings_does_not_make_another_member(tmp_path):
     experiments.collect(Counting(), MEMBERS, out=tmp_path)
     assert experiments.missing([dict(reversed(member.items())) for member in MEMBERS], tmp_path) == []
     assert experiments.missing([{**MEMBERS[0], "lr": 0.3}], tmp_path)
+
+
+def test_members_that_run_at_once_give_the_same_table_and_files(tmp_path):
+    linear = LINEAR | {"experiment": "definition_2_1", "norm": "none", "steps": 1, "every": 1}
+    members = [linear | {"seed": seed} for seed in range(3)]
+    one = experiments.collect(ics, members)
+    pd.testing.assert_frame_equal(experiments.collect(ics, members, jobs=2, out=tmp_path), one)
+    assert experiments.missing(members, tmp_path) == []
+
+
+def test_a_grid_may_have_its_own_seeds_as_one_member_whose_rows_say_which():
+    def noise(level, seed):
+        return [{"seed": s, "error": level * s} for s in seed]
+
+    grid = {"map": "noise", "level": [1, 2], "seed": (7, 8)}
+    experiment = SimpleNamespace(SCALES={"medium": [grid]}, run=experiments.by_name(noise))
+    members = experiments.members(experiment, "medium", range(5))
+    assert [member["seed"] for member in members] == [(7, 8)] * 2
+    table = experiments.collect(experiment, members)
+    assert table.seed.tolist() == [7, 8] * 2
+    assert table.error.tolist() == [7, 8, 14, 16]
+    with pytest.raises(ValueError, match="map: got 'nose', allowed are noise"):
+        experiment.run({"map": "nose", "seed": (1,)})
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 7])
@@ -220,6 +245,7 @@ def test_a_rank_that_is_ready_first_leaves_the_table_to_the_others(tmp_path, mon
         (["icy"], {}, "invalid choice: 'icy'"),
         (["ics", "--scale", "huge"], {}, "--scale: got 'huge', allowed are small"),
         (["ics", "--seeds", "0"], {}, "--seeds: got 0, at least 1"),
+        (["ics", "--jobs", "0"], {}, "--jobs: got 0, at least 1"),
         (["ics"], {"RANK": "2", "WORLD_SIZE": "2"}, "RANK: got 2"),
         (["ics"], {"WORLD_SIZE": "two"}, "WORLD_SIZE: got 'two'"),
         (["ics"], {"RANK": "-1"}, "RANK: got '-1'"),

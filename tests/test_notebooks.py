@@ -9,6 +9,7 @@ import jupytext
 import nbformat
 import pytest
 
+from bnbook import experiments
 from bookbuild import execute, keys, notebooks, portable, results
 
 CHAPTERS = results.chapters()
@@ -139,7 +140,7 @@ def test_data_count_for_the_pages_that_may_read_them(book, capsys):
     assert executed(capsys) == 1
     images.write_text("2", "utf-8")
     assert executed(capsys) == 1
-    table.write_text("2", "utf-8")  # the experiments read it
+    table.write_text("2", "utf-8")  # the page does not read it
     assert executed(capsys) == 0
     write(book / "book/tiny.md", "from bnbook import norms")
     assert executed(capsys) == 1
@@ -147,9 +148,29 @@ def test_data_count_for_the_pages_that_may_read_them(book, capsys):
     assert executed(capsys) == 0
 
 
+@pytest.mark.parametrize("call", ["shipped('ics')", "shipped(\n  \"ics\", scale='medium')", "shipped(name)"])
+def test_a_shipped_table_counts_for_the_pages_that_read_it_and_for_no_other(book, call):
+    package, page = book / "code/bnbook", book / "book/tiny.md"
+    (package / "experiments").mkdir()
+    (package / "experiments/__init__.py").write_text(
+        "import importlib; importlib.import_module('x')\n", "utf-8"
+    )
+    (package / "experiments/ics.py").write_text("", "utf-8")
+    write(page, f"from bnbook import experiments\ndef name(): experiments.{call}")
+    assert keys.closure(page) == {"bnbook", "bnbook.experiments"}  # a table needs no code
+    found = [keys.chapter_key(page)]
+    for name in ("ics", "landscape"):
+        (package / f"assets/{name}-medium.csv.gz").write_text(call, "utf-8")
+        keys.forget()
+        found.append(keys.chapter_key(page))
+    assert found[0] != found[1]
+    assert (found[1] != found[2]) == (call == "shipped(name)")  # it may be any
+
+
 def test_every_file_that_comes_with_the_package_counts_for_some_module():
     folder = results.ROOT / "code/bnbook/assets"
-    known = {file.name for pattern in keys.ASSETS.values() for file in folder.glob(pattern)}
+    patterns = [*keys.ASSETS.values(), *(keys.TABLE.format(name) for name in experiments.names())]
+    known = {file.name for pattern in patterns for file in folder.glob(pattern)}
     assert {file.name for file in folder.iterdir()} == known
 
 

@@ -1,6 +1,7 @@
 import matplotlib
 import numpy as np
 import pytest
+from helpers import luminance
 
 from bnbook import plots
 
@@ -12,13 +13,6 @@ def ax():
     fig, axes = plots.figure()
     yield axes
     plots.plt.close(fig)
-
-
-def luminance(colour):
-    """Relative luminance of WCAG 2."""
-    channels = np.array(matplotlib.colors.to_rgb(colour))
-    linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return linear @ [0.2126, 0.7152, 0.0722]
 
 
 def test_no_two_methods_share_a_colour_or_a_dash():

@@ -25,8 +25,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "bnbook"
 EXERCISES = f"{PACKAGE}.exercises"
-# Which files of the folder assets/ a module reads.
-ASSETS = {"data": "fashion*", "experiments": "*.csv.gz", "doctor": "doctor.json"}
+# Packages that load by name one module only, which the page names.
+BY_NAME = {EXERCISES, f"{PACKAGE}.experiments"}
+# Which files of the folder assets/ a module reads; the tables of experiments count where they are named.
+ASSETS = {"data": "fashion*", "doctor": "doctor.json"}
+TABLE = "{}-*.csv.gz"
 
 
 def chapter_key(page: Path) -> str:
@@ -38,7 +41,8 @@ def chapter_key(page: Path) -> str:
 @cache
 def _chapter_key(page: Path, mtime: int, mtime_of_claims: int) -> str:
     text = page.read_text("utf-8")
-    return _digest([*code_cells(text), repr(named_claims(text)), *_shown_by(closure(page))])
+    cells = code_cells(text)
+    return _digest([*cells, repr(named_claims(text)), *_shown_by(closure(page), *cells)])
 
 
 def cells_key(page: Path) -> str:
@@ -50,16 +54,23 @@ def cells_key(page: Path) -> str:
 def source_key(file: Path, *read: Path) -> str:
     """A hash of a source file, of all that it imports of the package, and of the files that it reads."""
     source = file.read_text("utf-8")
-    return _digest([source, files_key(*read), *_shown_by(_closure(imports(source)))])
+    return _digest([source, files_key(*read), *_shown_by(_closure(imports(source)), source)])
 
 
-def _shown_by(modules: set[str]) -> list[str]:
-    """All that what these modules compute depends on."""
+def _shown_by(modules: set[str], *sources: str) -> list[str]:
+    """All that these sources depend on, where they import these modules."""
     folder = ROOT / "code" / PACKAGE / "assets"
     patterns = [pattern for module, pattern in ASSETS.items() if f"{PACKAGE}.{module}" in modules]
+    patterns += tables_of(*sources, *(_visible(_files()[name]) for name in sorted(modules)))
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     assets = [f"{file.name} {_content(file, file.stat().st_mtime_ns)}" for file in files]
     return [repr(versions()), *(f"{name} {_visible(_files()[name])}" for name in sorted(modules)), *assets]
+
+
+def tables_of(*sources: str) -> list[str]:
+    """Patterns of the shipped tables that sources read: ``shipped("ics")``; of all, if one names none."""
+    calls = re.findall(r"(?<!def )\bshipped\(\s*(?:[\"'](\w+)[\"'])?", "\n".join(sources))
+    return sorted({TABLE.format(name or "*") for name in calls})
 
 
 def closure(page: Path) -> set[str]:
@@ -168,7 +179,7 @@ def _imports_of(name: str) -> set[str]:
     source = file.read_text("utf-8")
     package = name if file.stem == "__init__" else name.rpartition(".")[0]
     found = imports(source, package)
-    if "import_module(" in source and package != EXERCISES:
+    if "import_module(" in source and package not in BY_NAME:
         found |= {other for other in _files() if other.startswith(f"{package}.")}
     return found
 

@@ -7,6 +7,10 @@ An experiment is a module of this package with
 - ``run(member, device)``: what one member, one point of a grid with one seed, measured, as rows (dicts) of a
   table.
 
+A tuple in a grid goes to ``run`` whole, to be trained at once, and the rows say which of its values they are
+for: so may the seeds. That is how a chapter's module holds its maps for :mod:`bnbook.maps`, with
+:func:`by_name`.
+
 :func:`members` lists the members of a scale, :func:`collect` runs them and returns one table, each row with
 the settings that made it.
 ``python -m bnbook.experiments NAME --scale small`` does the same into a folder, and goes on where it stopped.
@@ -21,16 +25,28 @@ import json
 import os
 import pkgutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import joblib
 import pandas as pd
 from tqdm import tqdm
 
 from bnbook._checks import check_choice, check_whole
 
-__all__ = ["Experiment", "collect", "load", "members", "missing", "names", "points", "ship", "shipped"]
+__all__ = [
+    "Experiment",
+    "by_name",
+    "collect",
+    "load",
+    "members",
+    "missing",
+    "names",
+    "points",
+    "ship",
+    "shipped",
+]
 
 Member = dict[str, Any]
 Row = dict[str, Any]
@@ -48,8 +64,8 @@ class Experiment(Protocol):
 def names() -> list[str]:
     """Names of all experiments, in alphabetical order.
 
-    >>> names()
-    ['ics', 'landscape']
+    >>> {"ics", "landscape"} <= set(names())
+    True
     """
     found = {module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"}
     return sorted(found - {"distributed"})  # which has its own script, for several processes
@@ -80,12 +96,35 @@ def points(grid: dict[str, Any]) -> list[dict[str, Any]]:
 def members(experiment: Experiment, scale: str, seeds: Sequence[int]) -> list[Member]:
     """Every run of a key of ``SCALES``: each point of its grids with each seed, as JSON can hold them.
 
+    A grid that has its own ``"seed"`` keeps it.
+
     >>> len(members(load("landscape"), "small", seeds=[0, 1, 2]))
     24
     """
     check_choice(experiment.SCALES, scale=scale)
     found = [point for grid in experiment.SCALES[scale] for point in points(grid)]
-    return [{**point, "seed": seed} for point, seed in itertools.product(found, seeds)]
+    return [
+        {**point, "seed": seed} for point in found for seed in ([point["seed"]] if "seed" in point else seeds)
+    ]
+
+
+def by_name(*measures: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
+    """Make the ``run`` of an experiment of several functions: a member's ``"map"`` names the one to call.
+
+    >>> def noise(level, seed):
+    ...     return [{"seed": s, "error": level * s} for s in seed]
+    >>> by_name(noise)({"map": "noise", "level": 0.5, "seed": (1, 2)})
+    [{'seed': 1, 'error': 0.5}, {'seed': 2, 'error': 1.0}]
+    """
+    by = {measure.__name__: measure for measure in measures}
+
+    def run(member: Member, device: str = "cpu") -> list[Row]:
+        settings = dict(member)
+        name = settings.pop("map")
+        check_choice(by, map=name)
+        return by[name](**settings)
+
+    return run
 
 
 def collect(
@@ -96,6 +135,7 @@ def collect(
     out: str | os.PathLike[str] | None = None,
     rank: int = 0,
     world_size: int = 1,
+    jobs: int = 1,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Run members of an experiment, and put their rows into one table.
@@ -113,6 +153,8 @@ def collect(
     rank, world_size : int
         Of several processes that share the members: process `rank` runs those whose index is `rank` modulo
         `world_size`.
+    jobs : int
+        Members that run at once, each in a process with its share of the cores.
     progress : bool
         Whether to show a progress bar on a terminal.
 
@@ -129,16 +171,25 @@ def collect(
     [17, 23]
     """
     check_whole(0, world_size - 1, rank=rank)
-    rows: list[Row] = []
     share = members[rank::world_size]
-    for member in tqdm(share, disable=None if progress else True, leave=False):
-        stored = None if out is None else _read(Path(out), member)
-        if stored is None:
-            stored = experiment.run(member, device)
-            if out is not None:
-                _write(Path(out), member, stored)
-        rows += [{**member, **row} for row in stored]
-    return pd.DataFrame(rows)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    found = parallel(joblib.delayed(_finish)(experiment, member, device, out) for member in share)
+    found = tqdm(found, total=len(share), disable=None if progress else True, leave=False)
+    return pd.DataFrame(
+        [{**member, **row} for member, rows in zip(share, found, strict=True) for row in rows]
+    )
+
+
+def _finish(
+    experiment: Experiment, member: Member, device: str, out: str | os.PathLike[str] | None
+) -> list[Row]:
+    """Rows of a member: read, or run and written."""
+    rows = None if out is None else _read(Path(out), member)
+    if rows is None:
+        rows = experiment.run(member, device)
+        if out is not None:
+            _write(Path(out), member, rows)
+    return rows
 
 
 def missing(members: Sequence[Member], out: str | os.PathLike[str]) -> list[Member]:

@@ -31,15 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", default="small", help="small (as in the chapters), medium or full")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, help="folder of the results [_build/experiments/NAME-SCALE]")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 [5]")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="seeds 0 to N - 1 [5], where the experiment has none of its own",
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="members that run at once [1]")
     parser.add_argument("--ship", action="store_true", help="also put the table into the package")
     options = parser.parse_args(arguments)
 
     experiment = experiments.load(options.name)
     if options.scale not in experiment.SCALES:
         parser.error(f"--scale: got {options.scale!r}, allowed are {', '.join(experiment.SCALES)}")
-    if options.seeds < 1:
-        parser.error(f"--seeds: got {options.seeds}, at least 1 is needed")
+    for name in ("seeds", "jobs"):
+        if vars(options)[name] < 1:
+            parser.error(f"--{name}: got {vars(options)[name]}, at least 1 is needed")
     rank, world_size, local = (
         _from_torchrun(parser, name, default)
         for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -52,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     out = options.out or Path("_build/experiments") / f"{options.name}-{options.scale}"
     members = experiments.members(experiment, options.scale, range(options.seeds))
-    share = {"rank": rank, "world_size": world_size}
+    share = {"rank": rank, "world_size": world_size, "jobs": options.jobs}
     try:
         experiments.collect(experiment, members, device=device, out=out, progress=True, **share)
         left = experiments.missing(members, out)
