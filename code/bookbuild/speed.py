@@ -57,7 +57,7 @@ def forget(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
 def _kept(env: BuildEnvironment) -> dict[str, nodes.Element]:
     if not hasattr(env, "bnbook_numbered"):
         env.bnbook_numbered = {}  # type: ignore[attr-defined]
-    return env.bnbook_numbered  # type: ignore[attr-defined,no-any-return]
+    return env.bnbook_numbered  # type: ignore[attr-defined]
 
 
 def assign_figure_numbers(collector: TocTreeCollector, env: BuildEnvironment) -> list[str]:
@@ -84,14 +84,14 @@ def format_sources(domain: BibtexDomain) -> Any:
     complete = {source.bibliography_key for source in domain.citations} == set(domain.bibliographies)
     if complete and getattr(env, "bnbook_sources", None) == now:
         return []
-    env.bnbook_sources = now
+    env.bnbook_sources = now  # type: ignore[attr-defined]
     return _format_sources(domain)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Put these in the place of the originals."""
-    TocTreeCollector.assign_figure_numbers = assign_figure_numbers  # type: ignore[method-assign]
-    BibtexDomain.env_updated = format_sources  # type: ignore[method-assign]
+    TocTreeCollector.assign_figure_numbers = assign_figure_numbers  # type: ignore[method-assign,assignment]
+    BibtexDomain.env_updated = format_sources  # type: ignore[method-assign,assignment]
     pybtex.plugin.find_plugin = cache(pybtex.plugin.find_plugin)
     app.connect("doctree-read", keep_numbered, priority=900)  # after what other extensions number
     app.connect("env-purge-doc", forget)
