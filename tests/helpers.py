@@ -6,6 +6,12 @@ from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 
 
+def public(module):
+    """The functions and classes that a module defines and does not hide, by name."""
+    defined = vars(module).items()
+    return {k: v for k, v in defined if getattr(v, "__module__", "") == module.__name__ and k[0] != "_"}
+
+
 def normal_array(*shape, seed=0):
     """Independent standard normal numbers, as an array in float64."""
     return np.random.default_rng(seed).standard_normal(shape)

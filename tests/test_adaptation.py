@@ -31,7 +31,7 @@ BUILDS = {
         nn.Conv1d(2, 4, 2), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(12, 3)
     ),
     "ours, dense": lambda: models.mlp((6,), 3, depth=2, width=5, norm="batch"),
-    "ours, images": lambda: models.resnet((2, 4, 4), 3, widths=(4, 5)),
+    "ours, images": lambda: models.vgg((2, 4, 4), 3, widths=(4, 0, 5), norm="batch"),
 }
 SHAPES = {"dense": (6,), "images": (2, 4, 4), "sequences": (2, 4)}
 every_build = pytest.mark.parametrize("name", BUILDS)

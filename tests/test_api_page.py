@@ -6,6 +6,7 @@ import re
 from importlib import import_module
 
 import pytest
+from helpers import public
 
 import bnbook
 import bnbook.experiments
@@ -31,7 +32,7 @@ def test_every_public_module_stands_on_the_page_once():
 @pytest.mark.parametrize("name", EXEMPLARY)
 def test_every_function_has_an_example(name):
     module = import_module(f"bnbook.{name}")
-    functions = {key for key in module.__all__ if callable(getattr(module, key)) and key[0].islower()}
+    functions = {key for key in public(module) if key[0].islower()}
     tests = {test.name.split(".")[-1] for test in doctest.DocTestFinder().find(module) if test.examples}
     assert functions - tests == set()
 

@@ -428,11 +428,11 @@ EMPTY = X[..., None][..., :0]
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        (r"num_features: got 0, at least 1 is needed", lambda: Ghost(0, 4)),
-        (r"num_features: got 0, at least 1 is needed", lambda: Renorm(0)),
-        (r"num_features: got 0, at least 1 is needed", lambda: Noisy(0)),
-        (r"num_features: got 0, at least 1 is needed", lambda: Noise(0)),
-        (r"ghost_size: got 0, at least 1 is needed", lambda: Ghost(4, 0)),
+        (r"num_features: got 0, expected a whole number, 1 or more", lambda: Ghost(0, 4)),
+        (r"num_features: got 0, expected a whole number, 1 or more", lambda: Renorm(0)),
+        (r"num_features: got 0, expected a whole number, 1 or more", lambda: Noisy(0)),
+        (r"num_features: got 0, expected a whole number, 1 or more", lambda: Noise(0)),
+        (r"ghost_size: got 0, expected a whole number, 1 or more", lambda: Ghost(4, 0)),
         (r"x: got 6 examples \(shape \(6, 4\)\), allowed .* of ghost_size = 4", lambda: Ghost(4, 4)(X)),
         (r"x: got 6 examples \(shape \(6, 4\)\), allowed .* of ghost_size = 8", lambda: Ghost(4, 8)(X)),
         (r"x: got 0 examples \(shape \(0, 4\)\), allowed are multiples", lambda: Ghost(4, 2)(X[:0])),

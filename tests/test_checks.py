@@ -18,6 +18,7 @@ GOOD = {
     "floats": lambda: c.check_floats(x=X, y=np.float32(1)),
     "alike": lambda: c.check_alike(theta=X, grad=X),
     "several": lambda: c.check_several(torch.ones(2, 1), (0,), "channel"),
+    "count": lambda: c.check_count(2, X, "channel"),
     "variance": lambda: c.check_variance(np.zeros(2), 1e-5),
 }
 BAD = {
@@ -41,8 +42,8 @@ BAD = {
     ),
     "grad: got shape (3, 4), expected that of theta, (4, 3)": lambda: c.check_alike(theta=X, grad=X.T),
     "weight: got 1 weight per filter (shape (5, 1)), at least 2 are needed: one weight is its own mean, "
-    "so nothing of it would be left": lambda: c.check_several(
-        torch.ones(5, 1), (1,), "filter", name="weight", unit="weight"
+    "so nothing of it would be left": lambda: c.check_count(
+        1, torch.ones(5, 1), "filter", name="weight", unit="weight"
     ),
 }
 

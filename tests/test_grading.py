@@ -259,12 +259,12 @@ def test_the_exercises_that_were_set_can_be_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seconds", "0"], "got 0, a positive number is needed"),
-        (["--seconds", "nan"], "got nan, a positive number is needed"),
-        (["--seconds", "inf"], "got inf, a positive number is needed"),
+        (["--seconds", "0"], "seconds: got 0.0, expected a finite number above 0"),
+        (["--seconds", "nan"], "seconds: got nan, expected a finite number above 0"),
+        (["--seconds", "inf"], "seconds: got inf, expected a finite number above 0"),
         (["--seconds", "soon"], "invalid"),
-        (["--jobs", "0"], "got 0, a positive whole number is needed"),
-        (["--jobs", "1.5"], "got 1.5, a positive whole number is needed"),
+        (["--jobs", "0"], "jobs: got 0, expected a whole number, 1 or more"),
+        (["--jobs", "1.5"], "invalid int value"),
         (["--csv", "nowhere/grades.csv"], "nowhere/grades.csv"),
         (["--csv", "."], "Is a directory"),
         (["--exercises", "backward.2"], "Did you mean 'backward.my_backward'?"),

@@ -566,15 +566,15 @@ EMPTY, POINT = X[..., None][..., :0], X[..., None, None]
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        (r"num_features: got 0, at least 1 is needed", lambda: layers.BatchNorm(0)),
+        (r"num_features: got 0, expected a whole number, 1 or more", lambda: layers.BatchNorm(0)),
         (r"momentum: got 1.1, allowed are None and", lambda: layers.BatchNorm(4, momentum=1.1)),
         (r"eps: got -1, expected a finite number, 0 or larger", lambda: layers.BatchNorm(4, eps=-1)),
         (r"eps: got nan, expected a finite", lambda: layers.GroupNorm(2, 4, eps=float("nan"))),
         (r"eps: got inf, expected a finite", lambda: layers.LayerNorm(4, eps=float("inf"))),
         (r"eps: got -1, expected a finite", lambda: layers.InstanceNorm(4, eps=-1)),
         (r"eps: got -1, expected a finite", lambda: layers.RMSNorm(4, eps=-1)),
-        (r"num_features: got -1, at least 1 is needed", lambda: layers.InstanceNorm(-1)),
-        (r"num_channels: got 0, at least 1 is needed", lambda: layers.GroupNorm(1, 0)),
+        (r"num_features: got -1, expected a whole number, 1 or more", lambda: layers.InstanceNorm(-1)),
+        (r"num_channels: got 0, expected a whole number, 1 or more", lambda: layers.GroupNorm(1, 0)),
         (r"num_groups: got 3, allowed are the divisors of 4 channels", lambda: layers.GroupNorm(3, 4)),
         (r"num_groups: got 0, allowed are the divisors of 4 channels", lambda: layers.GroupNorm(0, 4)),
         (r"normalized_shape: got 0, expected one or more positive", lambda: layers.LayerNorm(0)),

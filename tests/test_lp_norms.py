@@ -228,7 +228,7 @@ def test_a_printed_layer_shows_its_p():
         (lambda: LpBatchNorm(4, 3), r"p: got 3, allowed are 1, 2 and math.inf"),
         (lambda: LpBatchNorm(4, None), r"p: got None, allowed are"),
         (lambda: lp_scale(torch.ones(2, 4, 1), math.nan), r"p: got nan, allowed are"),
-        (lambda: LpBatchNorm(0, 1), r"num_features: got 0, at least 1"),
+        (lambda: LpBatchNorm(0, 1), r"num_features: got 0, expected a whole number, 1 or more"),
         (lambda: LpBatchNorm(4, 1)(torch.ones(1, 4)), r"x: got 1 value per channel"),
         (lambda: LpBatchNorm(4, 1)(torch.ones(6, 4, 0)), r"x: got 0 values per channel"),
         (lambda: LpBatchNorm(4, math.inf)(torch.ones(6, 3)), r"x: got shape \(6, 3\), expected"),

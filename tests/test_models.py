@@ -13,7 +13,6 @@ BUILDERS = {
     "deep_linear": (models.deep_linear, (10,)),
     "lenet": (models.lenet, IMAGE),
     "vgg": (models.vgg, IMAGE),
-    "resnet": (models.resnet, IMAGE),
 }
 # A dense unit has one position, so instance norm is not for it; ghosts need a size, and lp its p.
 DENSE_NORMS = [*(norm for norm in models.NORMS if norm not in ("instance", "ghost", "lp")), ("ghost", 5)]
@@ -79,17 +78,6 @@ def test_the_fan_in_of_a_convolution_counts_its_kernel():
 
 def test_the_original_lenet_has_its_known_number_of_parameters():
     assert sum(p.numel() for p in models.lenet(IMAGE, 10).parameters()) == 61_706
-
-
-def test_a_residual_block_whose_branch_is_zero_passes_its_input_on():
-    block = models.Residual(8, 8, 1, "batch", "relu")
-    nn.init.zeros_(block.branch[-1].weight)
-    x = torch.rand(3, 8, 5, 5)
-    torch.testing.assert_close(block(x), x, rtol=0, atol=0)
-
-
-def test_a_residual_block_with_a_stride_halves_the_map():
-    assert models.Residual(4, 8, 2, "batch", "relu")(torch.rand(3, 4, 6, 6)).shape == (3, 8, 3, 3)
 
 
 def test_layer_norm_of_a_model_normalizes_the_whole_example():

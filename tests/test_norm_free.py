@@ -12,10 +12,9 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from bnbook import data, norm_free, training
+from bnbook import data, training
 from bnbook.layers import (
     RELU_GAIN,
-    ScaledWSConv2d,
     ScaledWSLinear,
     clip_adaptively,
     scaled_standardized,
@@ -77,40 +76,28 @@ def test_an_affine_change_of_a_filter_changes_nothing(scale, shift):
     )
 
 
-@pytest.mark.parametrize("kind", [ScaledWSLinear, ScaledWSConv2d])
-def test_a_layer_computes_with_its_scaled_weight_and_its_bias(kind):
-    torch.manual_seed(0)
-    linear = kind is ScaledWSLinear
-    layer = (kind(8, 4) if linear else kind(3, 4, 3, padding=1, stride=2)).double()
+def test_a_layer_computes_with_its_scaled_weight_and_its_bias():
+    layer = ScaledWSLinear(8, 4).double()
     with torch.no_grad():
         layer.bias.copy_(draw(4))
         layer.gain.copy_(1 + draw(4, seed=1).abs())
-    weight = scaled_standardized(layer.weight, layer.gain)
-    if linear:
-        x = draw(5, 8)
-        expected = F.linear(x, weight, layer.bias)
-    else:
-        x = draw(5, 3, 6, 6)
-        expected = F.conv2d(x, weight, layer.bias, padding=1, stride=2)
+    x = draw(5, 8)
+    expected = F.linear(x, scaled_standardized(layer.weight, layer.gain), layer.bias)
     torch.testing.assert_close(layer(x), expected)
 
 
-@pytest.mark.parametrize("kind", [ScaledWSLinear, ScaledWSConv2d])
-def test_a_layer_starts_at_the_relu_gain_with_filters_of_length_about_1_and_no_bias(kind):
-    torch.manual_seed(0)
-    layer = kind(400, 300) if kind is ScaledWSLinear else kind(45, 300, 3)
+def test_a_layer_starts_at_the_relu_gain_with_filters_of_length_about_1_and_no_bias():
+    layer = ScaledWSLinear(400, 300)
     assert (layer.gain == torch.tensor(RELU_GAIN)).all()
     assert layer.weight.flatten(1).norm(dim=1).mean().item() == pytest.approx(1, rel=0.02)
     assert not layer.bias.any()
-    args = (4, 3) if kind is ScaledWSLinear else (4, 3, 3)
-    assert kind(*args, bias=False).bias is None
-    assert kind(*args, gain=1.0, eps=0.5).gain.tolist() == [1.0] * 3
+    assert ScaledWSLinear(4, 3, bias=False).bias is None
+    assert ScaledWSLinear(4, 3, gain=1.0, eps=0.5).gain.tolist() == [1.0] * 3
 
 
 @pytest.mark.parametrize("clipping", [None, 0.1])
 def test_printing_a_layer_shows_clipping_and_eps(clipping):
-    for layer in (ScaledWSLinear(4, 2, clipping=clipping), ScaledWSConv2d(4, 2, 3, clipping=clipping)):
-        assert f"eps=1e-10, clipping={clipping}" in repr(layer)
+    assert f"eps=1e-10, clipping={clipping}" in repr(ScaledWSLinear(4, 2, clipping=clipping))
     assert repr(ClippedLinear(4, 2, clipping=clipping)).endswith(f"bias=True, clipping={clipping})")
 
 
@@ -182,12 +169,9 @@ def test_a_step_moves_no_unit_further_than_rate_times_clipping_times_its_length(
     assert moved.max() <= 0.05 * rate * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("kind", [ScaledWSLinear, ScaledWSConv2d])
-def test_a_layer_with_scaled_weights_clips_the_gradient_of_its_weight_and_no_other(kind):
-    make, x = (
-        (kind, draw(8, 6)) if kind is ScaledWSLinear else (lambda *a, **k: kind(*a, 3, **k), draw(2, 6, 5, 5))
-    )
-    clipped, free = make(6, 4, clipping=0.01).double(), make(6, 4).double()
+def test_a_layer_with_scaled_weights_clips_the_gradient_of_its_weight_and_no_other():
+    x = draw(8, 6)
+    clipped, free = ScaledWSLinear(6, 4, clipping=0.01).double(), ScaledWSLinear(6, 4).double()
     clipped.load_state_dict(free.state_dict())
     for layer in (clipped, free):
         layer(x).pow(3).sum().backward()
@@ -369,9 +353,3 @@ def test_a_sweep_trains_blocks_of_every_kind_as_fit_does(clipping):
         torch.manual_seed(seed)
         alone = training.fit(build((64,), 10), small, seed=seed, **setting)
         np.testing.assert_allclose(runs.loss[k], alone.loss, rtol=1e-5)
-
-
-def test_nothing_public_is_missing_from_all():
-    things = vars(norm_free).items()
-    here = {name for name, thing in things if getattr(thing, "__module__", "") == norm_free.__name__}
-    assert set(norm_free.__all__) == {name for name in here if name[0] != "_"}

@@ -1,5 +1,9 @@
 """`untouched` puts a model back, whatever was done to it, and also when something raises."""
 
+import random
+from collections import deque
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,12 +18,13 @@ class Own(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("mean", torch.zeros(3))
-        self.average, self.calls, self.seen = torch.zeros(3), 0, []
+        self.average, self.calls, self.seen, self.last_two = torch.zeros(3), 0, [], deque(maxlen=2)
         self.generator = torch.Generator().manual_seed(3)
 
     def forward(self, x):
         self.calls += 1
         self.seen.append(x)
+        self.last_two.append(x)
         self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()  # another tensor
         self.average += x.mean(0).detach()  # other numbers in the same one
         self.last = x
@@ -37,13 +42,14 @@ def made():
 
 def everything(model):
     """Identity and content of all that a model holds, as values that compare."""
-    found = {"global": torch.get_rng_state().tolist()}
+    numpys = np.random.get_state()[1].tolist()  # noqa: NPY002
+    found = {"global": (torch.get_rng_state().tolist(), numpys, random.getstate())}
     for name, module in model.named_modules():
         found[name] = id(module), type(module)
         for key, value in vars(module).items():
             if isinstance(value, dict):
                 value = (id(value), *value.items())
-            elif isinstance(value, list | set):
+            elif isinstance(value, list | set | deque):
                 value = (id(value), *value)
             found[name, key] = content(value)
     return found
@@ -75,6 +81,7 @@ def break_off(model):
 CHANGES = {
     "training": train,
     "running": lambda model: model(torch.randn(4, 3)),
+    "draws": lambda model: (random.random(), np.random.rand()),  # noqa: NPY002
     "evaluation mode": lambda model: model.eval(),
     "new hooks": lambda model: model[0].register_forward_pre_hook(print),
     "hooks gone": lambda model: model[2]._forward_hooks.clear(),

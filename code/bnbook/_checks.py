@@ -130,9 +130,13 @@ def check_images(x: Any) -> None:
         raise ValueError(f"x: got shape {x.shape}, expected (N, D), (N, H, W) or (N, C, H, W)")
 
 
-def check_several(x: Any, axes: Iterable[int], per: str, *, name: str = "x", unit: str = "value") -> None:
+def check_several(x: Any, axes: Iterable[int], per: str) -> None:
     """At least two values behind each mean over `axes` that is subtracted from them (also of a tensor)."""
-    m = math.prod(x.shape[axis] for axis in axes)
+    check_count(math.prod(x.shape[axis] for axis in axes), x, per)
+
+
+def check_count(m: int, x: Any, per: str, *, name: str = "x", unit: str = "value") -> None:
+    """At least two values behind each mean: one is its own mean."""
     if m < 2:
         raise ValueError(
             f"{name}: got {m} {unit}{'s' * (m != 1)} per {per} (shape {tuple(x.shape)}), at least 2 are "

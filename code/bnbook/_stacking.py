@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-__all__ = ["NotStackable", "Stack", "description"]
-
 
 class NotStackable(Exception):
     """Why models have to run one by one."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -11,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["modes_kept", "random_state_kept", "untouched", "watching"]
-
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
@@ -20,9 +21,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     That is the parameters and buffers (which tensors they are, their numbers, dtype and device,
     ``requires_grad`` and ``grad``), modes, hooks and submodules, the random state as in
-    :func:`random_state_kept`, and every other attribute of a module: a tensor with its numbers, a list, dict
-    or set with its elements. Not put back is what lies deeper, such as a field of an object that a module
-    keeps.
+    :func:`random_state_kept`, and every other attribute of a module: a tensor with its numbers, a list, dict,
+    set or deque with its elements. Not put back is what lies deeper, such as a field of an object that a
+    module keeps: work with a copy of such a model.
     """
     modules = list(model.modules())
     tensors = {id(value): value for module in modules for value in _tensors(module)}
@@ -50,9 +51,9 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_state_kept(model: nn.Module) -> Iterator[None]:
-    """Put PyTorch's random state back at the end, also after an error.
+    """Put the random state of PyTorch, NumPy and Python back at the end, also after an error.
 
-    It is that of the CPU, of the GPUs on which the model lies, and of generators that its modules hold.
+    PyTorch's is that of the CPU, of the GPUs on which the model lies, and of generators that modules hold.
     """
     generators = [
         value
@@ -61,11 +62,16 @@ def random_state_kept(model: nn.Module) -> Iterator[None]:
         if isinstance(value, torch.Generator)
     ]
     states = [generator.get_state() for generator in generators]
+    numpy = sys.modules.get("numpy")  # a model that never saw it cannot draw from it
+    numpys, pythons = numpy and numpy.random.get_state(), random.getstate()
     gpus = {value.device for module in model.modules() for value in _tensors(module) if value.is_cuda}
     with torch.random.fork_rng(devices=gpus):
         try:
             yield
         finally:
+            random.setstate(pythons)
+            if numpy:
+                numpy.random.set_state(numpys)
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
 
@@ -106,12 +112,12 @@ def _put_back_later(value: Tensor, at_the_end: ExitStack) -> None:
 def _put_back_module_later(module: nn.Module, at_the_end: ExitStack) -> None:
     """Remember the class of a module, its mode, its attributes, and what stands in its own containers."""
     kind, training, attributes = module.__class__, module.training, vars(module).copy()
-    containers = [(v, v.copy()) for v in attributes.values() if isinstance(v, dict | list | set)]
+    containers = [(v, v.copy()) for v in attributes.values() if isinstance(v, dict | list | set | deque)]
 
     def put_back() -> None:
         for container, elements in containers:
             container.clear()
-            container.extend(elements) if isinstance(container, list) else container.update(elements)
+            (container.extend if isinstance(container, list | deque) else container.update)(elements)
         module.__class__ = kind  # a parametrization changes it
         for name in vars(module).keys() - attributes.keys():
             del vars(module)[name]

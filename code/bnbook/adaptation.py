@@ -28,21 +28,6 @@ from bnbook._checks import check_several
 from bnbook._extra import book_extra
 from bnbook._untouched import modes_kept, watching
 
-__all__ = [
-    "Tent",
-    "adapted",
-    "batch_norms",
-    "blended",
-    "class_means",
-    "entropy",
-    "nearest_mixture",
-    "predict",
-    "shift_score",
-    "shift_scores",
-    "tent",
-    "training_weight",
-]
-
 NormLayer = _BatchNorm
 Prior = float | str
 

@@ -24,8 +24,6 @@ with book_extra():
     import yaml
     from IPython.display import display
 
-__all__ = ["CLAIMS_FILE", "Claim", "claim", "read_claims"]
-
 # The file of the checkout if the package lies in one (pip install -e), or the copy that the wheel brings.
 _CHECKOUT = Path(__file__).resolve().parents[2] / "book" / "claims.yml"
 CLAIMS_FILE = _CHECKOUT if _CHECKOUT.is_file() else Path(__file__).with_name("assets") / "claims.yml"

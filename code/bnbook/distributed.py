@@ -17,16 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnbook.layers import BatchNorm, BatchRenorm, GhostBatchNorm, LpBatchNorm, NoisyBatchNorm, moments
 
-__all__ = [
-    "SyncBatchNorm",
-    "average_gradients",
-    "convert",
-    "merge_moments",
-    "sync_moments",
-    "sync_normalize",
-    "sync_normalize_backward",
-]
-
 Group = dist.ProcessGroup | None
 PLAIN = BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 RELATIVES = GhostBatchNorm, BatchRenorm, NoisyBatchNorm, LpBatchNorm

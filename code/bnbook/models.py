@@ -17,20 +17,6 @@ from torch import Tensor, nn
 from bnbook import layers
 from bnbook._checks import check_choice
 
-__all__ = [
-    "ACTIVATIONS",
-    "NORMS",
-    "Residual",
-    "deep_linear",
-    "has_bias",
-    "initial_std",
-    "lenet",
-    "make_norm",
-    "mlp",
-    "resnet",
-    "vgg",
-]
-
 Norm = str | tuple[str, float]
 Init = str | float | tuple[str, float]
 
@@ -200,62 +186,11 @@ def vgg(
         if width == 0:
             parts.append(nn.MaxPool2d(2))
             continue
-        parts += [_conv3(channels, width, norm), *_block(width, norm, activation)]
+        convolution = nn.Conv2d(channels, width, 3, padding=1, bias=has_bias(norm, "before"))
+        parts += [convolution, *_block(width, norm, activation)]
         channels = width
-    return _initialized(nn.Sequential(*parts, *_head(channels, classes)), init)
-
-
-def resnet(
-    in_shape: Sequence[int],
-    classes: int,
-    *,
-    widths: Sequence[int] = (16, 32, 64),
-    blocks: int = 1,
-    norm: Norm = "batch",
-    activation: str = "relu",
-    init: Init = "he",
-) -> nn.Sequential:
-    """Small residual network ([he2016]_): stages of residual blocks, each stage at half the size.
-
-    `in_shape` is (C, H, W), `widths` has the channels of each stage, and each stage has so many `blocks`. The
-    rest is as in :func:`mlp`.
-
-    >>> sum(isinstance(part, Residual) for part in resnet((3, 32, 32), 10, blocks=2))
-    6
-    """
-    channels, _, _ = _image(in_shape)
-    parts: list[nn.Module] = [_conv3(channels, widths[0], norm), *_block(widths[0], norm, activation)]
-    channels = widths[0]
-    for stage, width in enumerate(widths):
-        for block in range(blocks):
-            stride = 2 if stage and block == 0 else 1
-            parts.append(Residual(channels, width, stride, norm, activation))
-            channels = width
-    return _initialized(nn.Sequential(*parts, *_head(channels, classes)), init)
-
-
-class Residual(nn.Module):
-    """Residual block: activation(x + norm(conv(activation(norm(conv(x)))))).
-
-    Where the shape changes, a 1 x 1 convolution takes the place of x.
-    """
-
-    def __init__(self, channels: int, width: int, stride: int, norm: Norm, activation: str) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            _conv3(channels, width, norm, stride),
-            *_block(width, norm, activation),
-            _conv3(width, width, norm),
-            make_norm(norm, width),
-        )
-        same = stride == 1 and channels == width
-        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, width, kernel_size=1, stride=stride)
-        self.activation = ACTIVATIONS[activation]()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, width, H / stride, W / stride)."""
-        out: Tensor = self.activation(self.shortcut(x) + self.branch(x))
-        return out
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+    return _initialized(nn.Sequential(*parts, *head), init)
 
 
 def has_bias(norm: Norm, placement: str) -> bool:
@@ -304,15 +239,6 @@ def _block(channels: int, norm: Norm, activation: str, placement: str = "before"
     if placement == "after":
         parts.reverse()
     return [part for part in parts if not isinstance(part, nn.Identity)]
-
-
-def _conv3(channels: int, width: int, norm: Norm, stride: int = 1) -> nn.Conv2d:
-    bias = has_bias(norm, "before")
-    return nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=bias)
-
-
-def _head(channels: int, classes: int) -> list[nn.Module]:
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
 
 
 def _image(in_shape: Sequence[int]) -> tuple[int, int, int]:

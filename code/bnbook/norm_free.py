@@ -28,8 +28,6 @@ from torch.nn import functional as F
 from bnbook._checks import check_positive, check_whole
 from bnbook.layers import ScaledWSLinear, clip_adaptively
 
-__all__ = ["ClippedLinear", "FixupBlock", "NormFreeBlock", "SkipInitBlock", "he_linear"]
-
 
 class ClippedLinear(nn.Linear):
     """Linear layer whose weight has :func:`bnbook.layers.clip_adaptively` on its way back.

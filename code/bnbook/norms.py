@@ -42,29 +42,6 @@ from bnbook._checks import (
 
 Array = NDArray[np.floating[Any]]
 
-__all__ = [
-    "Cache",
-    "RunningStats",
-    "affine_backward",
-    "along_channels",
-    "batch_norm",
-    "batch_norm_backward",
-    "batch_norm_inference",
-    "fold_batch_norm",
-    "group_norm",
-    "group_norm_backward",
-    "instance_norm",
-    "instance_norm_backward",
-    "layer_norm",
-    "layer_norm_backward",
-    "moments",
-    "population_stats",
-    "rms_norm",
-    "rms_norm_backward",
-    "standardize",
-    "standardize_backward",
-]
-
 
 class Cache(NamedTuple):
     """What the backward pass needs from the forward pass.

@@ -31,25 +31,6 @@ from torch.nn.modules.conv import _ConvNd
 from bnbook._checks import check_choice, check_not_negative
 from bnbook._untouched import random_state_kept, watching
 
-__all__ = [
-    "CovariateShift",
-    "Drift",
-    "GradientNorms",
-    "Landscape",
-    "dead_share",
-    "drift",
-    "gradient_norms",
-    "hessian_vector_product",
-    "internal_covariate_shift",
-    "jacobian_singular_values",
-    "landscape",
-    "layer_inputs",
-    "per_example_gradients",
-    "percentiles",
-    "saturated_share",
-    "top_eigenvalue",
-]
-
 Loss = Callable[[Tensor, Tensor], Tensor]
 Parameters = dict[str, Tensor]
 

@@ -24,20 +24,6 @@ from bnbook._checks import check_alike, check_floats, check_not_negative, check_
 Array = NDArray[np.floating[Any]]
 Indices = NDArray[np.intp]
 
-__all__ = [
-    "adagrad",
-    "batch_noise",
-    "descend",
-    "draw_counts",
-    "endless",
-    "inner_products",
-    "mini_batches",
-    "momentum",
-    "num_iterations",
-    "step",
-    "variance_factor",
-]
-
 # --------------------------------------------------------------------------- epochs and mini-batches
 
 

@@ -23,8 +23,6 @@ from bnbook._extra import book_extra
 
 Array = NDArray[np.floating[Any]]
 
-__all__ = ["SHIFTS", "affine", "invert", "noise", "rotate", "standardize", "translate"]
-
 
 def affine(x: Array, scale: float, offset: float = 0.0) -> Array:
     """Change contrast and brightness: each pixel becomes ``scale * pixel + offset``.

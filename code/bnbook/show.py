@@ -21,8 +21,6 @@ from bnbook._extra import book_extra
 with book_extra():
     from IPython.display import Markdown, display
 
-__all__ = ["approx", "show_source", "show_table", "spread"]
-
 
 def approx(value: float, digits: int = 3) -> str:
     """Write a measured number, marked with ≈, with `digits` significant digits.

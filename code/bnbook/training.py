@@ -33,8 +33,6 @@ from bnbook.sgd import endless
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["History", "Runs", "fit", "sweep"]
-
 Schedule = Callable[[int], float]
 Record = Callable[[nn.Module, int], dict[str, Any]]
 Floats = NDArray[np.float64]

@@ -35,21 +35,6 @@ from bnbook._checks import check_choice, check_examples, check_not_negative, che
 Array = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
 
-__all__ = [
-    "AffineMap",
-    "CentredRun",
-    "apply",
-    "condition_number",
-    "covariance",
-    "fit_centring",
-    "fit_min_max",
-    "fit_pca_whitening",
-    "fit_standardizing",
-    "fit_zca_whitening",
-    "train_centred",
-    "whitening_axes",
-]
-
 
 class AffineMap(NamedTuple):
     """An affine map of examples, x -> matrix (x - shift), that was read off some data.

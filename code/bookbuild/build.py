@@ -19,9 +19,9 @@ def main() -> int:
     """Return 0, or another number if a page failed or the build warned of something."""
     if failed := execute.main([]):
         return failed
-    # The document trees are millions of objects that stay: looking through them again and again for garbage
-    # took a third of a build. So it is looked for seldom.
-    gc.set_threshold(500_000, 50, 100)
+    # The document trees are millions of objects that stay until the process ends, and hardly any is garbage:
+    # looking for it took a third of a build.
+    gc.disable()
     try:
         jupyter_book(OPTIONS, standalone_mode=False)
     except BaseException:
@@ -30,6 +30,7 @@ def main() -> int:
         shutil.rmtree(ROOT / "_build" / ".doctrees", ignore_errors=True)
         raise
     print(f"Open {ROOT / '_build/html/index.html'}")
+    gc.freeze()  # nor is it looked for at the end, which took two seconds
     return 0
 
 

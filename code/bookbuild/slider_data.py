@@ -26,16 +26,6 @@ from bookbuild.results import BOOK
 Floats = NDArray[np.float64]
 Data = dict[str, Any]
 
-__all__ = [
-    "SLIDERS",
-    "Slider",
-    "landscape_walks",
-    "loss",
-    "loss_gradient",
-    "mini_batch_gradients",
-    "save_picture",
-]
-
 BOUND = float(np.log(19))  # a sigmoid is saturated beyond it, as in the chapter on saturation
 LANDSCAPE = BOOK / "sliders" / "landscape.json"
 STEPS, EXAMPLES, RUNS = 300, 64, 5

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnbook._untouched import untouched
 from bnbook.doctor._batches import staleness
 from bnbook.doctor._calls import Caller, Pick, device_of, examples, hookable, logits, tensors
 from bnbook.doctor._examine import _taken
@@ -17,7 +18,6 @@ from bnbook.doctor._norms import Norm, norms, unwrap
 from bnbook.doctor._observe import modes, record, take
 from bnbook.doctor._report import Finding, Report, arranged
 from bnbook.doctor._rules import Case, see
-from bnbook.doctor._untouched import untouched
 
 EQUAL = 1e-3  # of a standard deviation: other kernels and TF32 stay below
 LEFT_BEHIND = 0.5  # staleness of one model, where the other's is below a third of it

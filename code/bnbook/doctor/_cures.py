@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from bnbook._untouched import untouched
 from bnbook.doctor._calls import Caller, Pick, device_of, examples
 from bnbook.doctor._examine import _example, _taken
 from bnbook.doctor._norms import Norm, norms, unwrap
@@ -19,7 +20,6 @@ from bnbook.doctor._observe import modes, record
 from bnbook.doctor._rules import Case
 from bnbook.doctor._stats import Stats
 from bnbook.doctor._trace import trace
-from bnbook.doctor._untouched import untouched
 
 LEAST_EXAMPLES = 32  # the mean of a unit is then known to 0.18 of its standard deviation
 LEAST_CHANNELS = 8  # in a group: with fewer, group norm is nearly instance norm

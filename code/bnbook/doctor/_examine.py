@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnbook._untouched import untouched
 from bnbook.doctor import _batches, _shapes, _weights  # noqa: F401  # they enter their rules
 from bnbook.doctor._calls import Caller, Pick, device_of, examples, mapped
 from bnbook.doctor._neighbours import dependence, padded
@@ -18,7 +19,6 @@ from bnbook.doctor._observe import Seen, observe, take
 from bnbook.doctor._report import Finding, Report, arranged
 from bnbook.doctor._rules import RULES, Case
 from bnbook.doctor._trace import trace
-from bnbook.doctor._untouched import untouched
 
 WATCHED = 8  # examples that are shown to a network among other neighbours
 _INTENTS = ("frozen", "per_example", "padding", "task", "ranks")

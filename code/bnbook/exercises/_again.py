@@ -10,8 +10,6 @@ from IPython.display import display
 from bnbook.exercises import _find_or_none
 from bnbook.exercises._engine import judge
 
-__all__ = ["CELL", "check_again"]
-
 # Runs behind each cell of a notebook in which something was checked. It uses no built-in function, since a
 # notebook may have given `dict` or `list` another meaning.
 CELL = """

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from bnbook.exercises._exercise import Exercise, Inputs
 from bnbook.exercises._words import kind, the
 
-__all__ = ["Outcome", "Part", "agree", "as_array", "kept_kind", "outcome_of", "same", "untouched"]
-
 Part = NDArray[Any] | frozenset[Any]
 
 

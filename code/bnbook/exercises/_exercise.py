@@ -29,8 +29,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Exercise", "Inputs", "Slip", "numbers"]
-
 Inputs = dict[str, Any]
 
 
@@ -181,3 +179,12 @@ class Exercise:
 def numbers(seed: int, *shape: int, dtype: Any = np.float64) -> NDArray[Any]:
     """Gaussian numbers with two decimals: the same on every machine, and short to print."""
     return np.random.default_rng(seed).normal(size=shape).round(2).astype(dtype)
+
+
+IMAGES = (
+    ((2, 2, 1, 2), 0.1, np.float64),
+    ((3, 2, 2, 2), 1e-5, np.float64),  # as many channels as columns
+    ((2, 3, 4, 5), 0.5, np.float64),
+    ((4, 3, 2, 5), 1e-5, np.float32),
+)
+"""Shape, eps and dtype of batches of images on which the mistakes of readers show."""

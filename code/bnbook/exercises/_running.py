@@ -29,8 +29,6 @@ import numpy as np
 from bnbook.exercises._comparing import Outcome, outcome_of, untouched
 from bnbook.exercises._exercise import Exercise, Inputs
 
-__all__ = ["guarded", "inputs_of", "is_empty", "outcome", "outcomes", "words_of"]
-
 # Frames of these folders are not the reader's own lines.
 _NOT_THE_READERS = (
     *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},

@@ -17,8 +17,6 @@ from bnbook.exercises._comparing import Outcome, agree
 from bnbook.exercises._exercise import Exercise, Slip
 from bnbook.exercises._running import guarded, inputs_of, outcome, outcomes
 
-__all__ = ["Named", "anywhere", "known", "solution_of", "two_at_once"]
-
 
 class Named(NamedTuple):
     """A wrong answer with its name, a sentence of advice, and what it gives on each input."""

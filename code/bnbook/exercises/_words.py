@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["described", "kind", "labelled", "listed", "show", "the"]
-
 _SHOWN = 12  # values
 
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from bnbook import norms
-from bnbook.exercises._exercise import Exercise, Inputs, numbers
+from bnbook.exercises._exercise import IMAGES, Exercise, Inputs, numbers
 
 
 def _images() -> list[Inputs]:
     cases = []
-    for k, (shape, eps, dtype) in enumerate(
-        [
-            ((2, 2, 1, 2), 0.1, np.float64),
-            ((3, 2, 2, 2), 1e-5, np.float64),  # as many channels as columns
-            ((2, 3, 4, 5), 0.5, np.float64),
-            ((4, 3, 2, 5), 1e-5, np.float32),
-        ]
-    ):
+    for k, (shape, eps, dtype) in enumerate(IMAGES):
         dy, x = numbers(30 + k, 2, *shape, dtype=dtype)
         gamma = numbers(40 + k, shape[1], dtype=dtype)
         x += 1

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from bnbook.exercises._exercise import Exercise, Inputs, numbers
+from bnbook.exercises._exercise import IMAGES, Exercise, Inputs, numbers
 
 
 def _images() -> list[Inputs]:
     cases = []
-    for k, (shape, eps, dtype) in enumerate(
-        [
-            ((2, 2, 1, 2), 0.1, np.float64),
-            ((3, 2, 2, 2), 1e-5, np.float64),  # as many channels as columns
-            ((2, 3, 4, 5), 0.5, np.float64),
-            ((4, 3, 2, 5), 1e-5, np.float32),
-        ]
-    ):
+    for k, (shape, eps, dtype) in enumerate(IMAGES):
         x = numbers(10 + k, *shape, dtype=dtype)
         x += 3
         gamma, beta = numbers(20 + k, 2, shape[1], dtype=dtype)

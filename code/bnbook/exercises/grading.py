@@ -20,7 +20,6 @@ import csv
 import io
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -28,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bnbook._checks import check_positive, check_whole
 from bnbook._extra import book_extra
 from bnbook.exercises import _find_or_none, find
 from bnbook.exercises._again import CELL
@@ -40,8 +40,6 @@ with book_extra():
     from nbclient import NotebookClient
     from nbclient.exceptions import DeadKernelError
     from tqdm import tqdm
-
-__all__ = ["Report", "Row", "grade", "grade_notebook", "main"]
 
 NOT_ATTEMPTED = "not attempted"
 
@@ -103,7 +101,7 @@ def grade(
     ...     grade(Path(folder))
     [Row(name='ada', exercise='', result='not attempted', remark='no notebook: not JSON')]
     """
-    paths = _checked(folder, exercises)
+    paths = _checked(folder, exercises, seconds, jobs)
 
     def rows_of(path: Path, report: Report) -> list[Row]:
         name = _printable(os.fspath(path.relative_to(folder).with_suffix("")))
@@ -174,7 +172,9 @@ async def _graded(path: Path, seconds: float) -> Report:
 # --------------------------------------------------------------------------- reading
 
 
-def _checked(folder: Path, exercises: Sequence[str]) -> list[Path]:
+def _checked(folder: Path, exercises: Sequence[str], seconds: float, jobs: int) -> list[Path]:
+    check_positive(seconds=seconds)
+    check_whole(1, jobs=jobs)
     for exercise in exercises:
         find(exercise)
     return notebooks_in(folder)
@@ -240,19 +240,6 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(tuple("=+-@＝＋－＠")) else text
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise argparse.ArgumentTypeError(f"got {text}, a positive number is needed")
-    return seconds
-
-
-def _jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, a positive whole number is needed")
-    return int(text)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and write it as CSV if asked to; or write the handout.
 
@@ -272,10 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--csv", type=Path, help="write the rows into this file as well, each as soon as it is known"
     )
-    parser.add_argument(
-        "--seconds", type=_seconds, default=300, help="time limit for a notebook (default: 300)"
-    )
-    parser.add_argument("--jobs", type=_jobs, default=2, help="notebooks at a time (default: 2)")
+    parser.add_argument("--seconds", type=float, default=300, help="time limit for a notebook (default: 300)")
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default: 2)")
     text = "the exercises that were set (default: all that a notebook checks)"
     parser.add_argument("--exercises", nargs="+", default=[], metavar="NAME", help=text)
     parser.add_argument(
@@ -301,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         writer = None
         try:
-            paths = _checked(given.folder, given.exercises)
+            paths = _checked(given.folder, given.exercises, given.seconds, given.jobs)
             if given.csv is not None:
                 # utf-8-sig: spreadsheets recognize ε and accents in names by the mark at the start.
                 file = stack.enter_context(given.csv.open("w", encoding="utf-8-sig", newline=""))

@@ -23,7 +23,6 @@ from bnbook.layers._relatives import (
 from bnbook.layers._weights import (
     EPS,
     RELU_GAIN,
-    ScaledWSConv2d,
     ScaledWSLinear,
     WSConv2d,
     WSLinear,
@@ -47,7 +46,6 @@ __all__ = [
     "Noise",
     "NoisyBatchNorm",
     "RMSNorm",
-    "ScaledWSConv2d",
     "ScaledWSLinear",
     "WSConv2d",
     "WSLinear",

@@ -10,12 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnbook._checks import check_not_negative
+from bnbook._checks import check_count, check_not_negative, check_whole
 from bnbook.layers._checks import (
     check_channels,
     check_momentum,
-    check_several,
-    check_size,
     check_spread,
     check_statistics,
 )
@@ -56,7 +54,7 @@ class BatchNorm(_BatchNorm):
         track_running_stats: bool = True,
         **settings: Any,
     ) -> None:
-        check_size(num_features=num_features)
+        check_whole(1, num_features=num_features)
         check_not_negative(eps=eps)
         check_momentum(momentum)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **settings)
@@ -77,7 +75,7 @@ class BatchNorm(_BatchNorm):
     def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with statistics of the batch; return also the mean and unbiased variance to keep."""
         m = x.shape[0] * math.prod(x.shape[2:])
-        check_several(m, x, "channel")
+        check_count(m, x, "channel")
         y, mean, var = normalize(x.reshape(*x.shape[:2], -1), gamma, beta, self.eps)
         return y.view(x.shape), mean[0], var[0] * (m / (m - 1))
 

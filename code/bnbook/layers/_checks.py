@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from bnbook._checks import check_count
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _may_diverge = ContextVar("may_diverge", default=False)
@@ -64,13 +65,6 @@ def check_spread(var: Tensor, eps: float) -> None:
         raise ValueError(f"eps: got 0 where {zeros} of {var.numel()} variances are 0 too; allowed is eps > 0")
 
 
-def check_size(**sizes: Any) -> None:
-    """Numbers of at least 1."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, at least 1 is needed")
-
-
 def check_momentum(momentum: float | None) -> None:
     """Weights of the new value; None weighs all batches alike; True was meant for `affine`."""
     if momentum is not None and (isinstance(momentum, bool) or not 0 <= momentum <= 1):
@@ -106,17 +100,8 @@ def check_trailing(x: Tensor, normalized_shape: tuple[int, ...]) -> None:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected one that ends in {normalized_shape}")
 
 
-def check_several(m: int, x: Tensor, per: str, *, name: str = "x", unit: str = "value") -> None:
-    """At least two values behind each mean: one is its own mean."""
-    if m < 2:
-        raise ValueError(
-            f"{name}: got {m} {unit}{'s' * (m != 1)} per {per} (shape {tuple(x.shape)}), at least 2 are "
-            f"needed: one {unit} is its own mean, so nothing of it would be left"
-        )
-
-
 def check_filters(weight: Tensor) -> None:
     """A weight (C_out, C_in, *kernel) with at least two entries in each filter."""
     if weight.ndim < 2:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (C_out, C_in, *kernel)")
-    check_several(math.prod(weight.shape[1:]), weight, "filter", name="weight", unit="weight")
+    check_count(math.prod(weight.shape[1:]), weight, "filter", name="weight", unit="weight")

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from bnbook._checks import check_not_negative
+from bnbook._checks import check_count, check_not_negative, check_whole
 from bnbook.layers._checks import (
     check_channels,
     check_momentum,
     check_normalized_shape,
-    check_several,
-    check_size,
     check_spread,
     check_trailing,
 )
@@ -34,7 +32,7 @@ class GroupNorm(nn.GroupNorm):
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, **settings: Any
     ) -> None:
-        check_size(num_channels=num_channels)
+        check_whole(1, num_channels=num_channels)
         if num_groups < 1 or num_channels % num_groups:
             raise ValueError(
                 f"num_groups: got {num_groups}, allowed are the divisors of {num_channels} channels"
@@ -46,7 +44,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (N, C) or (N, C, *spatial)."""
         check_channels(x, self.num_channels)
-        check_several(math.prod(x.shape[1:]) // self.num_groups, x, "group of an example")
+        check_count(math.prod(x.shape[1:]) // self.num_groups, x, "group of an example")
         return _normalize_groups(x, self.weight, self.bias, self.eps, self.num_groups)
 
 
@@ -69,7 +67,7 @@ class InstanceNorm(_InstanceNorm):
         track_running_stats: bool = False,
         **settings: Any,
     ) -> None:
-        check_size(num_features=num_features)
+        check_whole(1, num_features=num_features)
         check_not_negative(eps=eps)
         check_momentum(momentum)
         if track_running_stats:
@@ -82,18 +80,12 @@ class InstanceNorm(_InstanceNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (N, C, *spatial)."""
         check_channels(x, self.num_features, spatial=True)
-        check_several(math.prod(x.shape[2:]), x, "channel of an example")
+        check_count(math.prod(x.shape[2:]), x, "channel of an example")
         return _normalize_groups(x, self.weight, self.bias, self.eps, self.num_features)
 
 
-class LayerNorm(nn.LayerNorm):
-    """Layer norm over the trailing axes, as ``nn.LayerNorm`` ([ba2016]_, equation 4).
-
-    One group over all channels is layer norm, but for the shapes of scale and shift:
-
-    >>> x = torch.randn(2, 6, 5)
-    >>> torch.testing.assert_close(LayerNorm((6, 5))(x), GroupNorm(1, 6)(x))
-    """
+class _OverTrailingAxes(nn.Module):
+    """The arguments that layer norm and RMS norm share."""
 
     def __init__(
         self,
@@ -106,17 +98,27 @@ class LayerNorm(nn.LayerNorm):
         check_not_negative(eps=eps)
         super().__init__(normalized_shape, eps, elementwise_affine, **settings)
 
+
+class LayerNorm(_OverTrailingAxes, nn.LayerNorm):
+    """Layer norm over the trailing axes, as ``nn.LayerNorm`` ([ba2016]_, equation 4).
+
+    One group over all channels is layer norm, but for the shapes of scale and shift:
+
+    >>> x = torch.randn(2, 6, 5)
+    >>> torch.testing.assert_close(LayerNorm((6, 5))(x), GroupNorm(1, 6)(x))
+    """
+
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `x` of shape (*leading, *normalized_shape)."""
         check_trailing(x, self.normalized_shape)
         m = math.prod(self.normalized_shape)
-        check_several(m, x, "example")
+        check_count(m, x, "example")
         weight, bias = (None if p is None else p.flatten() for p in (self.weight, self.bias))
         return _normalize_groups(x.reshape(-1, m, 1), weight, bias, self.eps, 1).view(x.shape)
 
 
-class RMSNorm(nn.RMSNorm):
+class RMSNorm(_OverTrailingAxes, nn.RMSNorm):
     """RMS norm over the trailing axes, as ``nn.RMSNorm`` ([zhang2019]_, equation 4).
 
     Its gradient is left to autograd: there is no mean, so nothing cancels. The default of eps differs from
@@ -127,17 +129,6 @@ class RMSNorm(nn.RMSNorm):
     """
 
     eps: float
-
-    def __init__(
-        self,
-        normalized_shape: int | tuple[int, ...],
-        eps: float = 1e-5,
-        elementwise_affine: bool = True,
-        **settings: Any,
-    ) -> None:
-        check_normalized_shape(normalized_shape)
-        check_not_negative(eps=eps)
-        super().__init__(normalized_shape, eps, elementwise_affine, **settings)
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnbook._checks import check_count, check_whole
 from bnbook.layers._batch import BatchNorm
-from bnbook.layers._checks import check_channels, check_several, check_size, check_spread
+from bnbook.layers._checks import check_channels, check_spread
 from bnbook.layers._normalize import in_float32, moments, normalize
 
 
@@ -35,7 +36,7 @@ class GhostBatchNorm(BatchNorm):
 
     def __init__(self, num_features: int, ghost_size: int, *batch_norm: Any, **settings: Any) -> None:
         super().__init__(num_features, *batch_norm, **settings)
-        check_size(ghost_size=ghost_size)
+        check_whole(1, ghost_size=ghost_size)
         self.ghost_size = ghost_size
 
     def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +50,7 @@ class GhostBatchNorm(BatchNorm):
                 f"ghost_size = {size}"
             )
         m = size * math.prod(x.shape[2:])
-        check_several(m, x, "channel of a ghost")
+        check_count(m, x, "channel of a ghost")
         ghosts = examples // size
         # A channel of one ghost is a row of its own, so that a single call normalizes all ghosts.
         rows = x.reshape(ghosts, size, channels, -1).transpose(1, 2).reshape(1, ghosts * channels, m)
@@ -184,7 +185,7 @@ class Noise(nn.Module):
 
     def __init__(self, num_features: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        check_size(num_features=num_features)
+        check_whole(1, num_features=num_features)
         self.num_features = num_features
         self.generator = generator
 
@@ -256,7 +257,7 @@ class LpBatchNorm(BatchNorm):
     def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with mean and s_p of the batch; return also the mean and the corrected s_p^2 to keep."""
         m = x.shape[0] * math.prod(x.shape[2:])
-        check_several(m, x, "channel")
+        check_count(m, x, "channel")
         if self.p == 2:
             return super().by_batch(x, gamma, beta)
         first, rest, _, centred = moments(x.reshape(*x.shape[:2], -1))

@@ -173,8 +173,18 @@ class WSConv2d(_Standardizing, nn.Conv2d):
         return y
 
 
-class _Scaled(_Standardizing):
-    """Gains, clipping, and how first filters are drawn."""
+class ScaledWSLinear(WSLinear):
+    """Linear layer with scaled standardized rows, and a gain to learn for each of them.
+
+    Arguments are those of ``nn.Linear``, eps, the first value of the gains, and `clipping`, with which the
+    gradient of the weight goes through :func:`clip_adaptively`.
+
+    Rectified Gaussians come out with variance 1:
+
+    >>> x = torch.relu(torch.randn(5000, 400))
+    >>> 0.9 < ScaledWSLinear(400, 50)(x).var() < 1.1
+    tensor(True)
+    """
 
     def __init__(
         self, *args: Any, gain: float = RELU_GAIN, clipping: float | None = None, **settings: Any
@@ -197,25 +207,3 @@ class _Scaled(_Standardizing):
     def extra_repr(self) -> str:
         """Its settings, for ``print(layer)``."""
         return f"{super().extra_repr()}, clipping={self.clipping}"
-
-
-class ScaledWSLinear(_Scaled, WSLinear):
-    """Linear layer with scaled standardized rows, and a gain to learn for each of them.
-
-    Arguments are those of ``nn.Linear``, eps, the first value of the gains, and `clipping`, with which the
-    gradient of the weight goes through :func:`clip_adaptively`.
-
-    Rectified Gaussians come out with variance 1:
-
-    >>> x = torch.relu(torch.randn(5000, 400))
-    >>> 0.9 < ScaledWSLinear(400, 50)(x).var() < 1.1
-    tensor(True)
-    """
-
-
-class ScaledWSConv2d(_Scaled, WSConv2d):
-    """Convolution with scaled standardized filters: :class:`ScaledWSLinear` with ``nn.Conv2d``'s arguments.
-
-    >>> ScaledWSConv2d(3, 4, kernel_size=3)(torch.randn(2, 3, 8, 8)).shape
-    torch.Size([2, 4, 6, 6])
-    """
