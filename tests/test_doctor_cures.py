@@ -16,7 +16,7 @@ import doctor_zoo as zoo
 import pytest
 import torch
 from torch import multiprocessing, nn
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from bnbook import doctor
 from bnbook.doctor import __main__ as command
@@ -373,6 +373,19 @@ def test_a_norm_frozen_by_its_gradient_alone_is_seen_in_the_loop(residual):
     with doctor.watch(model, optimizer) as w:
         faults.steps(model, optimizer, 3)
     assert w.findings == []
+
+
+def test_torchs_averaged_model_is_matched_by_its_own_names(residual):
+    average = AveragedModel(copy.deepcopy(residual))
+    for norm in faults.norms(average).values():
+        norm.reset_running_stats()
+    found = doctor.compare(residual, average, zoo.batches(count=4)).of("left-behind-buffers")
+    assert len(found[0].modules) == 8
+
+
+def test_a_folded_network_agrees_with_the_original(residual):
+    folded = doctor.fold(residual, (2, 1, 16, 16)).model
+    assert doctor.compare(residual, folded, zoo.batches(count=2)).findings == []
 
 
 def test_a_norm_that_thawed_is_one_finding(residual):

@@ -70,9 +70,14 @@ def compare(
             with modes(model, []):
                 runs.append(_record(model, caller, there))
             stale.append(_staleness(model, own, caller, there))
+    distance = max(
+        (_apart(x, y) for x, y in zip(runs[0].outputs, runs[1].outputs, strict=False)), default=0.0
+    )
     trained_apart = _trained_apart(a, b)
     behind = list(_left_behind(found, stale, trained_apart))
-    report = [*behind, *_settings(found), *_first_difference(found, runs, trained_apart)]
+    report = [*behind, *_settings(found)]
+    if distance > EQUAL:  # a folded network differs inside and agrees
+        report += _first_difference(found, runs, trained_apart)
     if not trained_apart:  # statistics that moved are one cause, and it has been named
         named = {finding.module for finding in behind}
         report = [
@@ -90,9 +95,6 @@ def compare(
         for norm in found[1]
         if norm.name not in {n.name for n in found[0]}
     ]
-    distance = max(
-        (_apart(x, y) for x, y in zip(runs[0].outputs, runs[1].outputs, strict=False)), default=0.0
-    )
     return Report(
         arranged(report),
         [],

@@ -106,6 +106,8 @@ def _examine_onnx(path: Path) -> Report:
     try:
         model = onnx.load(path)
         graph = model.graph
+        if not graph.node:  # an empty file is a valid message without content
+            raise ValueError("it holds no graph")
         numbers = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:  # PaddleOCR's exports keep parameters in Constant nodes
             if node.op_type == "Constant":
