@@ -184,6 +184,25 @@ def test_a_frozen_norm_with_statistics_0_and_1_is_not_untouched():
     assert worst(doctor.examine(model.eval())) == []
 
 
+def test_momentum_0_with_untouched_statistics_is_one_error(trained):
+    model = faults.momentum_zero(copy.deepcopy(trained["residual"])).model
+    for norm in faults.norms(model).values():
+        norm.running_mean.zero_(), norm.running_var.fill_(1)
+    for mode in (True, False):
+        report = doctor.examine(model.train(mode))
+        assert [(f.kind, f.severity) for f in report.findings] == [("half-frozen", "error")]
+
+
+def test_columns_of_a_table_may_have_any_units():
+    model = nn.Sequential(
+        nn.BatchNorm1d(8), nn.Linear(8, 16), nn.ReLU(), nn.BatchNorm1d(16), nn.Linear(16, 10)
+    )
+    table = torch.randn(64, 8) * torch.tensor([1e-3, 1, 1, 1, 1, 1, 1e4, 1])
+    for part in table.repeat(4, 1).split(16):
+        model(part)
+    assert worst(doctor.examine(model, example=(16, 8))) == []
+
+
 class TeacherAndStudent(nn.Module):
     def __init__(self):
         super().__init__()

@@ -8,14 +8,15 @@ import os
 import pickle
 import socket
 import sys
-from types import SimpleNamespace
+import warnings
+import zipfile
 
 import doctor_faults as faults
 import doctor_zoo as zoo
 import pytest
 import torch
 from torch import multiprocessing, nn
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from bnbook import doctor
 from bnbook.doctor import __main__ as command
@@ -336,6 +337,62 @@ def test_a_copied_buffer_is_no_fault(residual):
     assert doctor.compare(residual, b, zoo.batches(count=4)).of("left-behind-buffers") == []
 
 
+def test_averaged_weights_are_no_fault_and_their_buffers_are(residual):
+    """Weights differ everywhere on purpose: one error, with every norm, and none after the cure."""
+    a, b, norms = faults.parameters_only(copy.deepcopy(residual))
+    report = doctor.compare(a, b, zoo.batches(count=4))
+    assert [f.kind for f in report.findings if f.severity == "error"] == ["left-behind-buffers"]
+    assert set(report.findings[0].modules) == norms
+    doctor.recompute(b, zoo.batches(count=10))
+    report = doctor.compare(a, b, zoo.batches(count=4))
+    assert [(f.kind, f.severity) for f in report.findings] == [("first-difference", "note")]
+
+
+def test_statistics_that_moved_alone_are_one_finding_with_its_own_remedy(residual):
+    """A part that was frozen by its gradient alone: weights agree, so nothing has to be converted."""
+    b = copy.deepcopy(residual).train()
+    with torch.no_grad():
+        for x, _ in zoo.batches():
+            b(1 - x)
+    (found,) = doctor.compare(residual, b.eval(), zoo.batches(count=4)).findings
+    assert found.kind == "left-behind-buffers"
+    assert "freeze" in found.remedy
+    assert "averaged" not in found.says
+
+
+def test_a_norm_frozen_by_its_gradient_alone_is_seen_in_the_loop(residual):
+    model = copy.deepcopy(residual).train()
+    model.layer1.requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.001)
+    with doctor.watch(model, optimizer) as w:
+        faults.steps(model, optimizer, 3, passes=2)
+    found = {f.kind: set(f.modules) for f in w.findings}
+    assert found["frozen-by-gradient-only"] == {"layer1.0.bn1", "layer1.0.bn2"}
+    assert found["updates-per-step"].isdisjoint(found["frozen-by-gradient-only"])
+    doctor.freeze(model.layer1)
+    with doctor.watch(model, optimizer) as w:
+        faults.steps(model, optimizer, 3)
+    assert w.findings == []
+
+
+def test_torchs_averaged_model_is_matched_by_its_own_names(residual):
+    average = AveragedModel(copy.deepcopy(residual))
+    for norm in faults.norms(average).values():
+        norm.reset_running_stats()
+    found = doctor.compare(residual, average, zoo.batches(count=4)).of("left-behind-buffers")
+    assert len(found[0].modules) == 8
+
+
+def test_a_folded_network_agrees_with_the_original(residual):
+    folded = doctor.fold(residual, (2, 1, 16, 16)).model
+    assert doctor.compare(residual, folded, zoo.batches(count=2)).findings == []
+
+
+def test_a_norm_that_thawed_is_one_finding(residual):
+    watched, modules = faults.thawed(copy.deepcopy(residual), doctor.watch)
+    assert [(f.kind, {f.module}) for f in watched.findings] == [("mode-flip", modules)]
+
+
 # --------------------------------------------------------------------------------------- files
 
 
@@ -389,15 +446,86 @@ def test_a_file_that_is_no_model_is_refused_in_words(tmp_path, name, capsys):
     assert capsys.readouterr().err.startswith("file: ")
 
 
-def test_safetensors_are_read_or_the_package_is_named(tmp_path, monkeypatch, capsys):
-    (tmp_path / "net.safetensors").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    assert command.main([str(tmp_path / "net.safetensors")]) == 2
-    assert "pip install safetensors" in capsys.readouterr().err
-    state = nan_model().state_dict()
-    monkeypatch.setitem(sys.modules, "safetensors.torch", SimpleNamespace(load_file=lambda _: state))
+def write_safetensors(path, state):
+    """The format by hand: eight bytes of length, a JSON header, the numbers."""
+    header, body = {"__metadata__": {"format": "pt"}}, b""
+    for name, tensor in state.items():
+        numbers = tensor.numpy().tobytes()
+        kind = {torch.float32: "F32", torch.int64: "I64"}[tensor.dtype]
+        offsets = [len(body), len(body) + len(numbers)]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": offsets}
+        body += numbers
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp", "1-d convolution"])
+def test_safetensors_are_read_as_they_were_written(tmp_path, name, capsys):
+    model = zoo.ZOO[name](*zoo.TORCH)
+    write_safetensors(tmp_path / "net.safetensors", model.state_dict())
+    assert command.main([str(tmp_path / "net.safetensors")]) == 0
+    assert f"{len(faults.norms(model))} batch norms" in capsys.readouterr().out
+    module, norm = next(iter(faults.norms(model).items()))
+    norm.running_var[0] = math.nan
+    write_safetensors(tmp_path / "net.safetensors", model.state_dict())
     assert command.main([str(tmp_path / "net.safetensors"), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["findings"][0]["id"] == "nonfinite-statistics:bn1"
+    assert json.loads(capsys.readouterr().out)["findings"][0]["id"] == f"nonfinite-statistics:{module}"
+
+
+def test_safetensors_of_the_library_are_read(tmp_path):
+    torch_files = pytest.importorskip("safetensors.torch")
+    model = nan_model().bfloat16()
+    torch_files.save_file(model.state_dict(), tmp_path / "net.safetensors")
+    assert doctor.examine_file(tmp_path / "net.safetensors").findings[0].module == "bn1"
+
+
+def test_odd_files_are_refused_in_words(tmp_path, capsys):
+    model = zoo.ResNet(*zoo.TORCH)
+    write_safetensors(tmp_path / "whole.safetensors", model.state_dict())
+    torch.save(model.state_dict(), tmp_path / "whole.pt")
+    tensors, pickled = (tmp_path / "whole.safetensors").read_bytes(), (tmp_path / "whole.pt").read_bytes()
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
+        archive.writestr("readme.txt", "no model")
+    odd = {
+        "cut.safetensors": tensors[: len(tensors) // 2],
+        "header.safetensors": tensors[:100],
+        "empty.safetensors": b"",
+        "text.safetensors": b"I am no model, and longer than eight bytes",
+        "list.safetensors": (2).to_bytes(8, "little") + b"[]",
+        "pickle.safetensors": pickled,
+        "cut.pt": pickled[: len(pickled) // 2],
+        "tensors.pt": tensors,
+        "pickle.onnx": pickled,
+        "empty.onnx": b"",
+        "zip.onnx": (tmp_path / "zip.pt").read_bytes(),
+    }
+    for name, content in odd.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.pt").mkdir()
+    for name in (*odd, "zip.pt", "folder.pt"):
+        assert command.main([str(tmp_path / name)]) == 2, name
+        assert capsys.readouterr().err.startswith("file: "), name
+
+
+@pytest.mark.parametrize("name", ["residual", "inverted residual", "generator"])
+def test_an_exported_network_shows_the_mode_in_which_it_was_exported(tmp_path, name):
+    pytest.importorskip("onnx")
+    model, x = zoo.ZOO[name](*zoo.TORCH), torch.randn(2, 1, 16, 16)
+    kinds = {}
+    for mode in (torch.onnx.TrainingMode.EVAL, torch.onnx.TrainingMode.TRAINING):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter that writes training mode is the old one
+            torch.onnx.export(
+                model.eval(),
+                (x,),
+                tmp_path / "net.onnx",
+                dynamo=False,
+                training=mode,
+                do_constant_folding=mode == torch.onnx.TrainingMode.EVAL,
+            )
+        kinds[mode.name] = {f.kind for f in doctor.examine_file(tmp_path / "net.onnx").findings}
+    assert kinds["TRAINING"] == {"exported-in-training"}
+    assert kinds["EVAL"] <= {"not-folded"}  # the exporter leaves norms behind a transposed convolution
 
 
 def onnx_file(path, model, training):

@@ -45,7 +45,11 @@ class Reading(NamedTuple):
 
 
 CHAPTER = Reading(words=2200, figures=6, claims=5, cells=16, longest=15)
-BARS = {"chapter": CHAPTER, "deeper": CHAPTER._replace(words=3000), "start": CHAPTER._replace(words=1800, longest=25)}
+BARS = {
+    "chapter": CHAPTER,
+    "deeper": CHAPTER._replace(words=3000),
+    "start": CHAPTER._replace(words=1800, longest=25),
+}
 WORDS_OF_THE_BOOK = 60_000
 
 

@@ -341,7 +341,7 @@ def unlike_batches(case: Case) -> Iterator[Sign]:
             {"scatter, times shuffled": found.ratio, "z": found.z, "norms": len(candidates)},
             "Each batch has means of its own, as when data are sorted. In training mode that ruins the "
             "statistics; in evaluation it does not matter.",
-            "DataLoader(..., shuffle=True)",
+            "DataLoader(..., shuffle=True); two kinds of data (real and fake): mix them in every batch",
         )
 
 

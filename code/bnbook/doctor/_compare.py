@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bnbook._untouched import untouched
-from bnbook.doctor._batches import staleness
+from bnbook.doctor._batches import STALE_MEAN, staleness
 from bnbook.doctor._calls import Caller, Pick, device_of, examples, hookable, logits, tensors
 from bnbook.doctor._examine import _taken
 from bnbook.doctor._norms import Norm, norms, unwrap
@@ -20,6 +20,7 @@ from bnbook.doctor._report import Finding, Report, arranged
 from bnbook.doctor._rules import Case, see
 
 EQUAL = 1e-3  # of a standard deviation: other kernels and TF32 stay below
+_STATISTICS = ("the running mean", "the running variance", "mean and variance together")
 LEFT_BEHIND = 0.5  # staleness of one model, where the other's is below a third of it
 
 
@@ -69,7 +70,21 @@ def compare(
             with modes(model, []):
                 runs.append(_record(model, caller, there))
             stale.append(_staleness(model, own, caller, there))
-    report = [*_left_behind(found, stale), *_settings(found), *_first_difference(found, runs)]
+    distance = max(
+        (_apart(x, y) for x, y in zip(runs[0].outputs, runs[1].outputs, strict=False)), default=0.0
+    )
+    trained_apart = _trained_apart(a, b)
+    behind = list(_left_behind(found, stale, trained_apart))
+    report = [*behind, *_settings(found)]
+    if distance > EQUAL:  # a folded network differs inside and agrees
+        report += _first_difference(found, runs, trained_apart)
+    if not trained_apart:  # statistics that moved are one cause, and it has been named
+        named = {finding.module for finding in behind}
+        report = [
+            f
+            for f in report
+            if not (f.kind == "first-difference" and f.module in named and f.evidence["field"] in _STATISTICS)
+        ]
     missing = [
         (norm.name, "is in the first model only")
         for norm in found[0]
@@ -80,9 +95,6 @@ def compare(
         for norm in found[1]
         if norm.name not in {n.name for n in found[0]}
     ]
-    distance = max(
-        (_apart(x, y) for x, y in zip(runs[0].outputs, runs[1].outputs, strict=False)), default=0.0
-    )
     return Report(
         arranged(report),
         [],
@@ -139,30 +151,50 @@ def _staleness(model: nn.Module, own: list[Norm], caller: Caller, batches: list[
     return {name: max(score.mean, score.sigma) for name, score in scores.items() if score is not None}
 
 
-def _left_behind(found: list[list[Norm]], stale: list[dict[str, float]]) -> Iterator[Finding]:
+def _trained_apart(a: nn.Module, b: nn.Module) -> bool:
+    """Whether most weights differ: averaged or trained on, which is no mistake in a conversion."""
+    theirs = dict(unwrap(b).named_parameters())
+    pairs = [(p, theirs[name]) for name, p in a.named_parameters() if p.ndim > 1 and name in theirs]
+    return sum(p.shape == q.shape and not torch.equal(p.cpu(), q.cpu()) for p, q in pairs) > len(pairs) / 2
+
+
+def _left_behind(
+    found: list[list[Norm]], stale: list[dict[str, float]], trained_apart: bool
+) -> Iterator[Finding]:
     """One side's statistics are far from what its weights give, the other's are not."""
     others = {norm.name: norm for norm in found[1]}
+    sides = {
+        norm.name: (stale[0][norm.name], stale[1][norm.name])
+        for norm in found[0]
+        if norm.name in others and norm.name in stale[0] and norm.name in stale[1]
+    }
+    apart = {name: side for name, side in sides.items() if min(side) < max(side) / 3}
+    if not apart or max(max(side) for side in apart.values()) <= LEFT_BEHIND:
+        return
+    # Where one norm was left behind, the others are told by the thresholds of stale-statistics.
+    worst = max(apart.values(), key=max)
+    worse = worst.index(max(worst))
     for norm in found[0]:
-        other = others.get(norm.name)
-        if other is None or norm.name not in stale[0] or norm.name not in stale[1]:
+        side = apart.get(norm.name)
+        if side is None or side[worse] <= max(STALE_MEAN, side[1 - worse]):
             continue
-        sides = [stale[0][norm.name], stale[1][norm.name]]
-        worse = sides.index(max(sides))
-        if max(sides) > LEFT_BEHIND and min(sides) < max(sides) / 3:
-            initial = (norm, other)[worse].initial
-            yield Finding(
-                "left-behind-buffers",
-                "error",
-                norm.name,
-                {
-                    f"off by, in sigma, {'first' if worse == 0 else 'second'} model": sides[worse],
-                    "the other": sides[1 - worse],
-                },
-                "The weights were averaged or copied and the running statistics were not"
-                + (": they are the initial 0 and 1." if initial else "."),
-                "copy or average the buffers as well, or doctor.recompute(copy, batches)",
-                see("left-behind-buffers"),
-            )
+        yield Finding(
+            "left-behind-buffers",
+            "error",
+            norm.name,
+            {
+                f"off by, in sigma, {'first' if worse == 0 else 'second'} model": side[worse],
+                "the other": side[1 - worse],
+            },
+            "The weights were averaged or copied and the running statistics did not follow."
+            if trained_apart
+            else "The weights agree and the running statistics do not: these were moved (a part in training "
+            "mode that was frozen by its gradient alone, dummy passes) or not copied.",
+            "copy or average the buffers as well, or doctor.recompute(copy, batches)"
+            if trained_apart
+            else "copy the other's buffers, and doctor.freeze(part) before it is trained again",
+            see("left-behind-buffers"),
+        )
 
 
 def _settings(found: list[list[Norm]]) -> Iterator[Finding]:
@@ -194,7 +226,7 @@ def _mode(norm: Norm) -> str:
     return "training" if norm.training else "evaluation"
 
 
-def _first_difference(found: list[list[Norm]], runs: list[_Run]) -> Iterator[Finding]:
+def _first_difference(found: list[list[Norm]], runs: list[_Run], trained_apart: bool) -> Iterator[Finding]:
     """The first module that makes different outputs of equal inputs."""
     a, b = runs
     own = [{norm.name: norm for norm in side} for side in found]
@@ -205,7 +237,12 @@ def _first_difference(found: list[list[Norm]], runs: list[_Run]) -> Iterator[Fin
             continue  # it was handed the difference
         norms_here = (own[0].get(name), own[1].get(name))
         evidence: dict[str, float | int | str] = {"outputs apart / sigma": _apart(a.left[name], b.left[name])}
-        if norms_here[0] is None or norms_here[1] is None:
+        severity = "error"
+        if trained_apart and (norms_here[0] is None or norms_here[1] is None):
+            severity = "note"
+            says = "Most weights differ (averaged, fine-tuned, quantized), here first, and it is no norm."
+            remedy = "none if that was meant; doctor.recompute(b, batches) if its statistics stayed behind"
+        elif norms_here[0] is None or norms_here[1] is None:
             says, remedy = (
                 "The weights or the code of this module differ; it is no norm.",
                 "compare its weights",
@@ -214,8 +251,13 @@ def _first_difference(found: list[list[Norm]], runs: list[_Run]) -> Iterator[Fin
             cause, rest = _explain(norms_here[0], norms_here[1], a.entered[name], a.left[name], b.left[name])
             evidence |= {"field": cause, "left when it is exchanged": rest}
             says = f"With equal inputs this norm returns something else, and {cause} explains it."
-            remedy = f"convert {cause}"
-        yield Finding("first-difference", "error", name, evidence, says, remedy, see("first-difference"))
+            remedy = (
+                "copy the first model's buffers if b's weights are its own; doctor.recompute(b, batches) if "
+                "they were trained; doctor.freeze(part) if they were to stand still"
+                if cause in _STATISTICS
+                else f"convert {cause}"
+            )
+        yield Finding("first-difference", severity, name, evidence, says, remedy, see("first-difference"))
         return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import warnings
@@ -17,6 +18,7 @@ from bnbook.doctor._norms import Norm
 from bnbook.doctor._report import Finding, Report
 from bnbook.doctor._rules import Case, see
 
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
@@ -27,7 +29,7 @@ def examine_file(path: str | os.PathLike[str]) -> Report:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"file: {path} does not exist")
+        raise ValueError(f"file: {path} {'is no file' if path.exists() else 'does not exist'}")
     if path.suffix == ".onnx":
         return _examine_onnx(path)
     if path.suffix == ".safetensors":
@@ -45,6 +47,7 @@ def _pickle(path: Path) -> dict[str, Tensor]:
     except (
         pickle.UnpicklingError,
         RuntimeError,
+        OSError,  # a zip that was cut
         EOFError,
         ValueError,
         KeyError,
@@ -76,14 +79,21 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
+    """The length of a JSON header, the header, and raw bytes: so little that it needs no package."""
     try:
-        from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise ValueError("file: reading .safetensors needs a package: pip install safetensors") from None
-    try:
-        found: dict[str, Tensor] = load_file(path)
-    except Exception as error:  # its own class, which a missing package cannot name
-        raise ValueError(f"file: {path.name} is no safetensors file ({error})") from error
+        content = bytearray(path.read_bytes())
+        start = 8 + int.from_bytes(content[:8], "little")
+        header: dict[str, Any] = json.loads(content[8:start])
+        found = dict[str, Tensor]()
+        for name, entry in header.items():
+            if name != "__metadata__" and entry["dtype"] in _DTYPES:
+                begin, end = (start + offset for offset in entry["data_offsets"])
+                dtype = _DTYPES[entry["dtype"]]
+                flat = torch.frombuffer(content[begin:end], dtype=dtype) if end > begin else torch.empty(0)
+                found[name] = flat.reshape(entry["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"file: {path.name} is no whole safetensors file ({reason})") from error
     return found
 
 
@@ -96,6 +106,8 @@ def _examine_onnx(path: Path) -> Report:
     try:
         model = onnx.load(path)
         graph = model.graph
+        if not graph.node:  # an empty file is a valid message without content
+            raise ValueError("it holds no graph")
         numbers = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:  # PaddleOCR's exports keep parameters in Constant nodes
             if node.op_type == "Constant":

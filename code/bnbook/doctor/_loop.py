@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from bnbook.doctor._norms import Norm, norms, unwrap
 from bnbook.doctor._report import Finding, Report, arranged
 from bnbook.doctor._rules import see
+from bnbook.doctor._weights import by_gradient_only
 
 
 class watch:  # reads as a verb: with doctor.watch(model, optimizer) as w
@@ -140,7 +141,7 @@ class watch:  # reads as a verb: with doctor.watch(model, optimizer) as w
     @property
     def findings(self) -> list[Finding]:
         """What was found so far, worst first."""
-        return arranged([*self._by_updates(), *self._by_modes(), *self._by_skips()])
+        return arranged([*self._by_updates(), *self._by_freezing(), *self._by_modes(), *self._by_skips()])
 
     def report(self) -> Report:
         """The findings as a report, with a row for each norm."""
@@ -167,9 +168,10 @@ class watch:  # reads as a verb: with doctor.watch(model, optimizer) as w
     def _by_updates(self) -> Iterator[Finding]:
         declared = self.expect.get("forwards", 1)
         for norm in _now(self._norms):
-            updates = self._updates[norm.name]
+            # Steps in which it evaluates are mode-flip's; a frozen norm should not be updated at all.
+            updates = [count for count in self._updates[norm.name] if count]
             ratio = statistics.median(updates) if updates else 0
-            if norm.mean is None or ratio <= 0 or ratio == declared:
+            if norm.mean is None or not updates or ratio == declared or self._moves_frozen(norm):
                 continue
             alpha = 0.1 if norm.momentum is None else norm.momentum
             mended = 1 - (1 - alpha) ** (1 / ratio)
@@ -183,6 +185,17 @@ class watch:  # reads as a verb: with doctor.watch(model, optimizer) as w
                 f"norm.momentum = {mended:.4g}; expect={{'forwards': {ratio:g}}} if meant",
                 see("updates-per-step"),
             )
+
+    def _moves_frozen(self, norm: Norm) -> bool:
+        """Whether the last step updated the statistics of a norm that no gradient reaches."""
+        return norm.gamma is not None and not norm.trainable and any(self._updates[norm.name][-1:])
+
+    def _by_freezing(self) -> Iterator[Finding]:
+        for norm in _now(self._norms):
+            if self._moves_frozen(norm) and norm.mean is not None:
+                evidence = {"trainable": 0, "updates": sum(self._updates[norm.name]), "steps": self.steps}
+                sign = by_gradient_only(norm, self.model, evidence)
+                yield Finding("frozen-by-gradient-only", *sign, see=see("frozen-by-gradient-only"))
 
     def _by_modes(self) -> Iterator[Finding]:
         if self.steps and self._evaluating == self.steps and not self.expect.get("frozen"):

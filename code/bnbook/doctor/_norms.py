@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.optim.swa_utils import AveragedModel
 
 _FAMILIES: tuple[tuple[type[nn.Module], str], ...] = (
     (_BatchNorm, "batch"),
@@ -197,7 +198,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The model inside a compiled, a data-parallel or an averaged one."""
     while True:
         inner = getattr(model, "_orig_mod", None)
-        wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
         if inner is None and isinstance(model, wrappers):
             inner = model.module
         if not isinstance(inner, nn.Module):

@@ -115,6 +115,16 @@ class Trace:
         return ends
 
     @property
+    def at_input(self) -> set[str]:
+        """Norms with no layer that has weights between the input and them."""
+        weighted = {name for name, module in self.modules.items() if list(module.parameters(recurse=False))}
+        return {
+            call.norm
+            for call in self.calls
+            if not any(op.module in weighted for _, op in self.upstream(call.source))
+        }
+
+    @property
     def at_output(self) -> list[str]:
         """Norms with nothing but views between them and an output."""
         found = []

@@ -7,12 +7,13 @@ prints them again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, distributed, nn
 
 from bnbook.doctor._norms import Norm
+from bnbook.doctor._report import Number
 from bnbook.doctor._rules import Case, Sign, rule
 
 # Every published network with batch norm weighs the new value by 0.1 or less (97 of timm's were looked at).
@@ -72,8 +73,7 @@ def untouched_statistics(case: Case) -> Iterator[Sign]:
     # The counter says nothing: converted networks carry 0. A scale that was drawn at random does not say that
     # a layer was trained (DCGAN draws it around 1), but a shift begins at 0 nearly everywhere.
     for norm in case.of("batch", "instance"):
-        moved = norm.beta is not None and bool((norm.beta != 0).any())
-        if norm.initial and moved and not norm.frozen and norm.beta is not None:
+        if _untouched(norm) and not _stuck(norm) and norm.beta is not None:
             yield Sign(
                 "error",
                 norm.name,
@@ -86,6 +86,17 @@ def untouched_statistics(case: Case) -> Iterator[Sign]:
                 "not normalize at all.",
                 "doctor.recompute(model, batches), or copy the buffers from the model that was trained",
             )
+
+
+def _untouched(norm: Norm) -> bool:
+    """Whether it was trained, by its shift, and its statistics are those that it was born with."""
+    return norm.initial and not norm.frozen and norm.beta is not None and bool((norm.beta != 0).any())
+
+
+def _stuck(norm: Norm) -> bool:
+    """Whether its statistics cannot move: then half-frozen names the cause."""
+    own = norm.family == "batch" and norm.module is not None and not norm.frozen and norm.mean is not None
+    return own and (norm.momentum == 0 or not norm.tracks)
 
 
 @rule("momentum-convention", "weights")
@@ -119,15 +130,16 @@ def momentum_convention(case: Case) -> Iterator[Sign]:
 def half_frozen(case: Case) -> Iterator[Sign]:
     """The statistics cannot move, but in training mode the batch still normalizes."""
     for norm in case.of("batch"):
-        stuck = norm.momentum == 0 or not norm.tracks
-        if norm.mean is None or norm.frozen or norm.module is None or not stuck:
+        if not _stuck(norm):
             continue
+        untouched = _untouched(norm)  # never updated while it trained: evaluation does not normalize at all
         yield Sign(
-            "warning" if norm.training else "note",
+            "error" if untouched else "warning" if norm.training else "note",
             norm.name,
             {"momentum": -1.0 if norm.momentum is None else norm.momentum, "tracks": str(norm.tracks)},
             "Momentum 0 (or track_running_stats switched off on a built layer) stops the statistics, not "
-            "the normalization by the batch: in training mode outputs still depend on the neighbours.",
+            "the normalization by the batch: in training mode outputs still depend on the neighbours"
+            + (", and evaluation normalizes with the initial 0 and 1." if untouched else "."),
             "norm.momentum = 0.1, then doctor.recompute(model, batches); doctor.freeze(model) if they are "
             "to stand still",
         )
@@ -150,21 +162,23 @@ def frozen_by_gradient_only(case: Case) -> Iterator[Sign]:
                 "doctor.freeze(part)",
             )
     frozen = [norm for norm in moving if norm.gamma is not None and not norm.trainable]
-    twins = _twins(case.model)
     for norm in frozen:
-        if case.expected_frozen(norm.name):
-            continue
-        # MoCo's, DINO's and mean teachers' averaged half is frozen and in training mode on purpose. Its
-        # twin, of the same names and shapes, trains.
-        teacher = norm.name.partition(".")[0] in twins
-        yield Sign(
-            "note" if teacher else "warning",
-            norm.name,
-            {"trainable": 0, "momentum": norm.momentum or 0.1},
-            "requires_grad=False does not stop the running statistics: in training mode each forward pass "
-            "moves them, and the features change although no weight does.",
-            "doctor.freeze(part)",
-        )
+        if not case.expected_frozen(norm.name):
+            yield by_gradient_only(norm, case.model, {"trainable": 0, "momentum": norm.momentum or 0.1})
+
+
+def by_gradient_only(norm: Norm, model: nn.Module, evidence: Mapping[str, Number]) -> Sign:
+    """What is said of a norm whose gradient alone was switched off."""
+    # MoCo's, DINO's and mean teachers' averaged half is frozen and in training mode on purpose. Its twin, of
+    # the same names and shapes, trains.
+    return Sign(
+        "note" if norm.name.partition(".")[0] in _twins(model) else "warning",
+        norm.name,
+        evidence,
+        "requires_grad=False does not stop the running statistics: in training mode each forward pass "
+        "moves them, and the features change although no weight does.",
+        "doctor.freeze(part)",
+    )
 
 
 def _twins(model: nn.Module) -> set[str]:
@@ -268,6 +282,8 @@ def outlier_gain(case: Case) -> Iterator[Sign]:
     # By the gain, not by the variance: weight decay kills scale and variance together, and harms nothing.
     for norm in case.of("batch"):
         gain = norm.gain
+        if case.trace and norm.name in case.trace.at_input:
+            continue  # columns of a table: their gains are their units
         if gain is None or norm.initial or gain.numel() < 4 or not torch.isfinite(gain).all():
             continue
         median = float(gain.median())
