@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from bnbook import claims
+from bookbuild.results import contents
 
 BOOK = claims.CLAIMS_FILE.parent
 EXAMPLE = claims.Claim(
@@ -156,8 +157,10 @@ def test_what_one_might_expect_is_nobodys_sentence_and_does_not_hold():
             assert (claim.expect, claim.source) == ("reverses", "this book"), claim.id
 
 
-def test_every_map_is_a_figure_of_the_chapter_that_checks_the_claim():
-    for chapter in BOOK.rglob("*.md"):
-        text = chapter.read_text("utf-8")
+def test_every_map_is_a_figure_of_the_chapter_that_checks_the_claim_or_of_its_deeper_page():
+    texts: dict[Path, str] = {}
+    for place in contents():
+        texts[place.chapter] = texts.get(place.chapter, "") + place.page.read_text("utf-8")
+    for text in texts.values():
         maps = {claims.claim(name).map for name in re.findall(r'claim\(\s*"([\w-]+)"', text)} - {""}
         assert maps <= set(re.findall(r"^    name: (fig-\S+)$", text, re.M))

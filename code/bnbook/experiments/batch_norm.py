@@ -20,7 +20,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "γ = 10": {"gamma": 10.0, "learn": False},
     "learned γ": {"gamma": 1.0, "learn": True},
 }
-"""Networks that the map compares: where γ starts, and whether γ and β learn."""
+"""Where γ starts in the networks that the map compares, and whether γ and β learn."""
 
 SCALES: dict[str, list[dict[str, Any]]] = {
     "medium": [
