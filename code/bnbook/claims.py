@@ -135,15 +135,14 @@ class Claim:
         measured = f"{self.measures}: {numbers}{runs}."
         published = f" Published: {self.published}." if self.published else ""
         reach = " How far it holds: {}." if self.map else ""
+        here = reach.format("see the map in this chapter")  # only a built page knows its number
         return {
             "text/plain": (
-                f"Claim {self.id} ({self.kind}) {self.verdict}. {self.says} Measured: {measured}"
-                f"{reach.format(self.map)}"
+                f"Claim {self.id} ({self.kind}) {self.verdict}. {self.says} Measured: {measured}{here}"
             ),
             "text/html": (
                 f'<div class="bn-claim"><p><strong>{title}.</strong> {self.says}</p>'
-                f"<p>Measured: {measured}{published} Source: {self.source}."
-                f"{reach.format(self.map)}</p></div>"
+                f"<p>Measured: {measured}{published} Source: {self.source}.{here}</p></div>"
             ),
             "text/markdown": (
                 f":::{{admonition}} {title}\n"

@@ -238,7 +238,7 @@ def portable_cells(notebook: NotebookNode, chapter: str, book: Labels) -> Iterat
                 options, body = _options(text)
                 number = book.names[options["label"]]
                 yield new_markdown_cell(f"### {number}. {argument}\n\n{plain(body, book)}")
-                yield answer_cell(chapter, int(number.rpartition(".")[2]))
+                yield answer_cell(chapter, int(re.split("[ .]", number)[-1]))  # Exercise 6.3; 3 before Part I
             elif name == "solution-start":
                 solution = book.names[argument]
             elif name == "solution-end":
