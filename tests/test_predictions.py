@@ -189,3 +189,8 @@ def test_a_number_counts_within_its_bounds_in_exact_decimals(options, low, high)
 def test_an_answer_that_nothing_could_equal_is_an_error(options, choices, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         checked(options, choices)
+
+
+def test_a_question_may_be_announced_by_other_words():
+    assert posed("Which?", "") == "**Predict, then run.** Which?"
+    assert posed("Which?", "- one", head="Does it hold?") == "**Does it hold?** Which?\n\n- one"

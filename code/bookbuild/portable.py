@@ -201,13 +201,9 @@ def _directive(match: re.Match[str], book: Labels) -> str:
             raise ValueError(f"directive: got {kind}, which portable.py cannot write as Markdown")
 
 
-def posed(argument: str, body: str) -> str:
+def posed(argument: str, body: str, head: str = "Predict, then run.") -> str:
     """The text of a question that ``{predict}`` asks, behind the words that announce it."""
-    return (
-        f"**Predict, then run.** {argument}\n\n{body}".rstrip()
-        if argument
-        else f"**Predict, then run.** {body}"
-    )
+    return f"**{head}** {argument}\n\n{body}".rstrip() if argument else f"**{head}** {body}"
 
 
 def _options(body: str) -> tuple[dict[str, str], str]:

@@ -15,7 +15,7 @@
 
 A list at the end of the question holds the choices; without one the reader types. ``:answer:`` is the
 number of the choice that comes true, or the number to be typed,
-with ``:within:`` a tolerance (``10 %``, or ``0.5``).
+with ``:within:`` a tolerance (``10 %``, or ``0.5``). ``:head:`` takes the place of the words "Predict, then run."
 
 On the page the answer is a ``<details>``, so that it opens without a script, from the keyboard, and when the
 browser finds a word in it. ``book/_static/predictions.js`` adds the form and keeps the guesses. The end is
@@ -63,6 +63,7 @@ class PredictDirective(SphinxDirective):
     final_argument_whitespace = True
     has_content = True
     option_spec: ClassVar[dict[str, Any]] = {
+        "head": directives.unchanged_required,
         "answer": directives.unchanged_required,
         "within": directives.unchanged_required,
     }
@@ -72,7 +73,8 @@ class PredictDirective(SphinxDirective):
         argument, body = " ".join(self.arguments), "\n".join(self.content)
         if not argument and not body:
             raise self.error("predict: got no question, allowed are an argument, a content, or both")
-        lines = StringList(posed(argument, body).splitlines(), source=self.env.docname)
+        head = {"head": self.options["head"]} if "head" in self.options else {}
+        lines = StringList(posed(argument, body, **head).splitlines(), source=self.env.docname)
         asked = nodes.container(classes=["prediction-question"])
         self.state.nested_parse(lines, self.content_offset - (2 if argument else 0), asked)
         choices = asked[-1] if isinstance(asked[-1], nodes.bullet_list | nodes.enumerated_list) else None

@@ -17,7 +17,7 @@ PAGES = {
     "inference": "book/inference.html",
     "landscape": "book/landscape.html",
     "group_norm": "book/group_norm.html",
-    "gamma": "book/index.html",
+    "gamma": "book/start.html",
 }
 
 
