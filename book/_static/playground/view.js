@@ -1,0 +1,129 @@
+// What one sees of the two networks: the curves of both, and a table of the layers of each.
+"use strict";
+
+const PlaygroundView = (() => {
+  const { html, svg, format, Plot } = BookSlider;
+  const DASHES = { A: "none", B: "7 4" };
+  const POINTS = 150;
+
+  const percent = (share) => `${Math.round(100 * share)} %`;
+
+  /** Means of so many neighbours, with the step in their middle: [step, mean] pairs. */
+  function thinned(values, size) {
+    const points = [];
+    for (let start = 0; start < values.length; start += size) {
+      const part = values.slice(start, start + size);
+      points.push([start + part.length / 2, BookSlider.mean(part)]);
+    }
+    return points;
+  }
+
+  /**
+   * A plot with a curve for each network, whose axis of steps grows by itself.
+   * @param {{title: string, alt: string, y: object}} settings y: an axis as BookSlider.Plot has them
+   */
+  function curves({ title, alt, y }, id) {
+    const box = svg("svg", { viewBox: "0 0 340 200", role: "img", "aria-label": alt });
+    const root = html("div", {}, html("div", { class: "playground-title", id: `${id}-title` }, title), box);
+    let length = null, plot = null;
+
+    /** @param {{name: string, colour: string, points: number[][], diverged: boolean}[]} lines */
+    function draw(lines, steps) {
+      if (length !== steps) {
+        length = steps;
+        box.replaceChildren();
+        const x = { min: 0, max: steps, ticks: [0, steps / 2, steps], label: "step" };
+        plot = new Plot(box, { width: 340, height: 200, x, y }, id);
+        plot.labels = box.appendChild(svg("g", { class: "labels" }));
+      }
+      plot.clear();
+      plot.labels.replaceChildren();
+      const ends = [];
+      for (const { name, colour, points, diverged } of lines) {
+        const known = points.filter(([, value]) => Number.isFinite(value));
+        if (!known.length) continue;
+        plot.line(known, { class: "curve", style: `--method: ${colour}`, "stroke-dasharray": DASHES[name] });
+        const [x, value] = known.at(-1);
+        if (known.length === 1) plot.dots(known, { class: "curve", style: `--method: ${colour}`, "stroke-width": 6 });
+        const { top, bottom } = plot.frame;
+        ends.push({ name: diverged ? `${name} ×` : name, x: plot.X(x) + 5, y: Math.min(Math.max(plot.Y(value), top), bottom) });
+      }
+      // Where two names would meet, they part.
+      if (ends.length === 2 && Math.abs(ends[0].y - ends[1].y) < 14 && Math.abs(ends[0].x - ends[1].x) < 14) {
+        const [low, high] = ends[0].y > ends[1].y ? ends : [ends[1], ends[0]];
+        const middle = (low.y + high.y) / 2;
+        [low.y, high.y] = [middle + 7, middle - 7];
+      }
+      for (const { name, x, y: at } of ends) plot.labels.append(svg("text", { class: "end", x, y: at + 4 }, name));
+    }
+
+    return { root, draw };
+  }
+
+  // --------------------------------------------------------------------- the layers of one network
+
+  const WIDTH = 120, HEIGHT = 26, EDGE = 6; // of a histogram, whose axis runs from -6 to 6
+  const at = (value) => WIDTH * (value + EDGE) / (2 * EDGE);
+  // Where an activation's output hardly changes
+  const FLAT = {
+    sigmoid: [[-EDGE, -Math.log(19)], [Math.log(19), EDGE]],
+    tanh: [[-EDGE, -Math.log(19) / 2], [Math.log(19) / 2, EDGE]],
+    relu: [[-EDGE, 0]],
+  };
+  const LOWEST = 1e-6, HIGHEST = 1e2; // the axis of gradients
+
+  /** A table of the hidden layers, the last one on top, as in a network's diagram the output is. */
+  function layerTable(name) {
+    const head = html("tr");
+    const body = html("tbody");
+    const table = html("table", { class: "playground-layers" },
+      html("caption", {}, `Network ${name}, layer by layer`), html("thead", {}, head), body);
+    let rows = [], kind = "";
+
+    function build(settings) {
+      const running = settings.norm === "batch";
+      const columns = ["", "what the activation gets", settings.activation === "relu" ? "dead" : "saturated", "gradient"];
+      if (running) columns.push("running σ / batch σ");
+      head.replaceChildren(...columns.map((text) => html(text ? "th" : "td", text ? { scope: "col" } : {}, text)));
+      rows = Array.from({ length: settings.depth }, (_, i) => {
+        const bars = svg("path", { class: "bars" });
+        const flat = FLAT[settings.activation].map(([from, to]) => {
+          return svg("rect", { class: "flat", x: at(from), y: 0, width: at(to) - at(from), height: HEIGHT });
+        });
+        const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": "true", preserveAspectRatio: "none" },
+          ...flat, bars, svg("line", { class: "zero", x1: WIDTH / 2, x2: WIDTH / 2, y1: 0, y2: HEIGHT }));
+        const dot = svg("circle", { class: "dot", cy: 4, r: 4 });
+        const rail = svg("svg", { class: "rail", viewBox: "0 0 64 8", "aria-hidden": "true" },
+          svg("line", { class: "zero", x1: 0, x2: 64, y1: 4, y2: 4 }), dot);
+        const [share, gradient, lag] = ["share", "gradient", "lag"].map((value) => html("output", { name: `${name}-${value}-${i + 1}`, "aria-live": "off" }));
+        const cells = [html("td", {}, picture), html("td", {}, share), html("td", {}, gradient, rail)];
+        if (running) cells.push(html("td", {}, lag));
+        const row = html("tr", {}, html("th", { scope: "row" }, String(i + 1)), ...cells);
+        return { row, bars, dot, share, gradient, lag };
+      });
+      body.replaceChildren(...rows.map(({ row }) => row).reverse());
+    }
+
+    /** @param {object[] | null} layers as the network observes them; null keeps what stands */
+    function draw(settings, layers) {
+      const wanted = [settings.norm, settings.activation, settings.depth].join();
+      if (wanted !== kind) build(settings);
+      kind = wanted;
+      layers?.forEach(({ counts, share, gradient, lag }, i) => {
+        const row = rows[i], highest = Math.max(...counts), width = WIDTH / counts.length;
+        row.bars.setAttribute("d", Array.from(counts, (count, bin) => {
+          return count ? `M${bin * width} ${HEIGHT}v${-HEIGHT * count / highest}h${width}V${HEIGHT}` : "";
+        }).join(""));
+        row.share.value = percent(share);
+        row.gradient.value = gradient === 0 ? "0" : format(gradient, 2);
+        const place = Math.log(Math.min(Math.max(gradient, LOWEST), HIGHEST) / LOWEST) / Math.log(HIGHEST / LOWEST);
+        row.dot.setAttribute("cx", 4 + 56 * place);
+        if (lag) row.lag.value = format(lag.deviation, 2);
+      });
+    }
+
+    return { root: table, draw };
+  }
+
+  return { curves, layerTable, percent, thinned, POINTS };
+})();
