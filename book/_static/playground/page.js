@@ -69,7 +69,7 @@
       return made;
     };
     const colour = (side) => methods[side.settings.norm].colour;
-    const title = (side) => methods[side.settings.norm].name;
+    const title = (side) => (side.settings.norm === "none" ? "plain" : `${methods[side.settings.norm].name} norm`);
 
     // ------------------------------------------------------------------- the state
 
@@ -82,12 +82,11 @@
       return { name, controls, table, head, loss, accuracy, losses: [], accuracies: [], layers: null, diverged: null };
     });
     let id = 0, steps = 0, seed = 0, playing = false, waiting = false, drawn = 0;
+    let end = 0; // where playing pauses by itself
 
     const story = () => stories.find((one) => ["a", "b"].every((key, i) => {
       return Object.entries(one[key]).every(([knob, value]) => sides[i].settings[knob] === value);
     }));
-    /** Where playing pauses by itself: at the end of a story, and long after. */
-    const end = () => (steps < (story()?.steps ?? 0) ? story().steps : MOST_STEPS);
     const testMode = () => top.get("test");
 
     // ------------------------------------------------------------------- what the worker does
@@ -122,7 +121,7 @@
         sides[i].layers = layers ?? sides[i].layers;
         sides[i].diverged = diverged;
       });
-      if (playing && (steps >= end() || sides.every((side) => side.diverged !== null))) pause();
+      if (playing && (steps >= end || sides.every((side) => side.diverged !== null))) pause();
       requestAnimationFrame(() => {
         draw();
         if (playing && !waiting) goOn();
@@ -133,7 +132,7 @@
     /** The next steps, when it is time for them. Whoever wants little motion gets one picture a second. */
     function goOn() {
       const frame = calm.matches ? 1000 : 33, pace = PACES[top.get("pace")];
-      const count = Math.min(Math.max(1, Math.round(pace * frame / 1000)), end() - steps);
+      const count = Math.min(Math.max(1, Math.round(pace * frame / 1000)), end - steps);
       const pause = Math.max(0, (Number.isFinite(pace) ? 1000 * count / pace : calm.matches ? 1000 : 0) - (performance.now() - drawn));
       waiting = true;
       const now = id;
@@ -148,6 +147,7 @@
     function play() {
       if (steps >= MOST_STEPS || sides.every((side) => side.diverged !== null)) restart();
       playing = true;
+      end = steps < (story()?.steps ?? 0) ? story().steps : MOST_STEPS;
       tellPlaying();
       if (!waiting) goOn();
     }
@@ -276,8 +276,8 @@
     const top = new Controls(`${panel.id}-all`, ({ target }) => {
       if (target.name === "test") { draw(); if (!playing) settle(); }
     });
-    top.select("pace", "pace", { slow: "slow", steady: "steady", fast: "as fast as it can" }, "steady");
-    top.select("test", "test with", { running: "running statistics", batch: "the test batch's own statistics" }, "running");
+    top.select("pace", "pace", { slow: "slow", steady: "steady", fast: "as fast as can be" }, "steady");
+    top.select("test", "statistics in the test", { running: "running", batch: "of the test batch" }, "running");
     top.tell = () => { seedShown.value = `seed ${seed}`; };
     const summary = html("p", { class: "playground-summary", role: "status" });
     const problem = html("p", { class: "playground-problem", role: "alert" });
@@ -302,14 +302,16 @@
     ));
 
     const root = panel.root;
-    root.classList.add("playground");
+    root.classList.add("playground", ...(small ? [] : ["playground-whole"]));
     root.replaceChildren(
       html("div", { class: "playground-stories", role: "group", "aria-label": "Stories" }, ...storyButtons),
       told, problem, bar,
-      html("div", { class: "playground-curves" }, lossPlot.root, accuracyPlot.root),
-      summary,
-      top.box,
-      html("div", { class: "playground-sides" }, ...panels),
+      html("div", { class: "playground-bench" },
+        panels[0],
+        html("div", { class: "playground-middle" },
+          html("div", { class: "playground-curves" }, lossPlot.root, accuracyPlot.root), summary, top.box),
+        panels[1],
+      ),
       ...(small ? [link] : []),
     );
     if (small) {
