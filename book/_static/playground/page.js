@@ -102,12 +102,14 @@
       id += 1;
       steps = 0;
       waiting = true;
+      root.setAttribute("aria-busy", "true");
       worker.postMessage({ id, start: sides.map((side) => side.settings), seed, steps: count, last: true });
       tellStory();
     }
 
     function ask(count, milliseconds, last) {
       waiting = true;
+      root.setAttribute("aria-busy", "true");
       worker.postMessage({ id, steps: count, milliseconds, last });
     }
 
@@ -124,9 +126,10 @@
       if (playing && (steps >= end || sides.every((side) => side.diverged !== null))) pause();
       requestAnimationFrame(() => {
         draw();
-        if (playing && !waiting) goOn();
+        if (waiting) return;
+        if (playing) goOn();
+        else settle();
       });
-      if (!playing && !waiting) settle();
     };
 
     /** The next steps, when it is time for them. Whoever wants little motion gets one picture a second. */
@@ -166,6 +169,7 @@
 
     /** What is told when nothing moves: the address, and the state in words. */
     function settle() {
+      root.setAttribute("aria-busy", "false");
       summary.textContent = inWords();
       const address = inAddress();
       if (small) link.href = `playground.html#${address}`;
