@@ -3,9 +3,10 @@
 
 (() => {
   const { Controls, html, format } = BookSlider;
-  const { curves, layerTable, percent, thinned, POINTS } = PlaygroundView;
+  const { curves, layerTable, percent, tell, thinned, POINTS } = PlaygroundView;
   const NAMES = ["A", "B"];
   const MOST_STEPS = 20000;
+  const LOOK_EVERY = 200; // ms between two pictures of the layers: faster nobody reads numbers
   const PACES = { slow: 5, steady: 60, fast: Infinity }; // steps a second
 
   /** A worker from the text of the functions: a page from the file system may not load one from a file. */
@@ -68,7 +69,6 @@
       made.addEventListener("click", action);
       return made;
     };
-    const colour = (side) => methods[side.settings.norm].colour;
     const title = (side) => (side.settings.norm === "none" ? "plain" : `${methods[side.settings.norm].name} norm`);
 
     // ------------------------------------------------------------------- the state
@@ -81,7 +81,7 @@
       });
       return { name, controls, table, head, loss, accuracy, losses: [], accuracies: [], layers: null, diverged: null };
     });
-    let id = 0, steps = 0, seed = 0, playing = false, waiting = false, drawn = 0;
+    let id = 0, steps = 0, seed = 0, playing = false, waiting = false, drawn = 0, looked = 0;
     let end = 0; // where playing pauses by itself
 
     const story = () => stories.find((one) => ["a", "b"].every((key, i) => {
@@ -97,20 +97,23 @@
         side.controls.tell();
         side.settings = side.controls.settings();
         Object.assign(side, { losses: [], accuracies: [], layers: null, diverged: null });
+        root.style.setProperty(`--${side.name}`, methods[side.settings.norm].colour);
       }
       top.tell();
       id += 1;
       steps = 0;
       waiting = true;
       root.setAttribute("aria-busy", "true");
-      worker.postMessage({ id, start: sides.map((side) => side.settings), seed, steps: count, last: true });
+      worker.postMessage({ id, start: sides.map((side) => side.settings), seed, steps: count, last: true, look: true });
       tellStory();
     }
 
     function ask(count, milliseconds, last) {
+      const look = last || performance.now() - looked > LOOK_EVERY;
+      if (look) looked = performance.now();
       waiting = true;
       root.setAttribute("aria-busy", "true");
-      worker.postMessage({ id, steps: count, milliseconds, last });
+      worker.postMessage({ id, steps: count, milliseconds, last, look });
     }
 
     worker.onmessage = ({ data: answer }) => {
@@ -120,7 +123,7 @@
       answer.sides.forEach(({ losses, accuracy, layers, diverged }, i) => {
         sides[i].losses.push(...losses);
         sides[i].accuracies.push(...accuracy);
-        sides[i].layers = layers ?? sides[i].layers;
+        sides[i].layers = layers;
         sides[i].diverged = diverged;
       });
       if (playing && (steps >= end || sides.every((side) => side.diverged !== null))) pause();
@@ -134,7 +137,7 @@
 
     /** The next steps, when it is time for them. Whoever wants little motion gets one picture a second. */
     function goOn() {
-      const frame = calm.matches ? 1000 : 33, pace = PACES[top.get("pace")];
+      const frame = calm.matches ? 1000 : 40, pace = PACES[top.get("pace")];
       const count = Math.min(Math.max(1, Math.round(pace * frame / 1000)), end - steps);
       const pause = Math.max(0, (Number.isFinite(pace) ? 1000 * count / pace : calm.matches ? 1000 : 0) - (performance.now() - drawn));
       waiting = true;
@@ -194,20 +197,20 @@
       let length = story()?.steps ?? 200;
       while (length < steps) length *= 2;
       const size = Math.ceil(length / POINTS);
-      const look = (side) => ({ name: side.name, colour: colour(side), diverged: side.diverged !== null });
-      lossPlot.draw(sides.map((side) => ({ ...look(side), points: thinned(side.losses, size) })), length);
+      const curve = (side, points) => ({ name: side.name, diverged: side.diverged !== null, points });
+      lossPlot.draw(sides.map((side) => curve(side, thinned(side.losses, size))), length);
       accuracyPlot.draw(sides.map((side) => {
-        return { ...look(side), points: side.accuracies.map((one) => [one.steps, one[testMode()]]) };
+        return curve(side, side.accuracies.map((one) => [one.steps, one[testMode()]]));
       }), length);
       for (const side of sides) {
-        side.head.value = `${side.name} · ${title(side)}`;
-        side.head.parentElement.style.setProperty("--method", colour(side));
-        side.loss.value = side.diverged === null ? (side.losses.length ? format(recentLoss(side), 2) : "–") : "diverged";
-        side.accuracy.value = side.accuracies.length ? percent(lastAccuracy(side)) : "–";
+        const loss = side.losses.length ? format(recentLoss(side), 2) : "–";
+        tell(side.head, `${side.name} · ${title(side)}`);
+        tell(side.loss, side.diverged === null ? loss : "diverged");
+        tell(side.accuracy, side.accuracies.length ? percent(lastAccuracy(side)) : "–");
         if (!small) side.table.draw(side.settings, side.layers);
-        side.table.root.style.setProperty("--method", colour(side));
+        side.layers = null; // drawn
       }
-      count.value = `step ${steps}`;
+      tell(count, `step ${steps}`);
     }
 
     function inWords() {
@@ -299,7 +302,7 @@
       sides[to].controls.turn(sides[from].settings);
       restart();
     }, `copy-${NAMES[from]}`);
-    const panels = sides.map((side, i) => html("section", { class: "playground-side", "aria-label": `Network ${side.name}` },
+    const panels = sides.map((side, i) => html("section", { class: `playground-side of-${side.name}`, "aria-label": `Network ${side.name}` },
       html("div", { class: "playground-head" }, side.head,
         html("span", {}, "loss ", side.loss), html("span", {}, "test ", side.accuracy)),
       ...(small ? [] : [side.controls.box, copy(i, 1 - i), side.table.root]),

@@ -6,6 +6,11 @@ const PlaygroundView = (() => {
   const DASHES = { A: "none", B: "7 4" };
   const POINTS = 150;
 
+  /** Write a text where it is another one: what does not change costs no layout. */
+  function tell(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+  }
+
   const percent = (share) => `${Math.round(100 * share)} %`;
 
   /** Means of so many neighbours, with the step in their middle: [step, mean] pairs. */
@@ -26,35 +31,47 @@ const PlaygroundView = (() => {
     const box = svg("svg", { viewBox: "0 0 340 200", role: "img", "aria-label": alt });
     const root = html("div", {}, html("div", { class: "playground-title", id: `${id}-title` }, title), box);
     let length = null, plot = null;
+    const lines = {};
 
-    /** @param {{name: string, colour: string, points: number[][], diverged: boolean}[]} lines */
-    function draw(lines, steps) {
-      if (length !== steps) {
-        length = steps;
-        box.replaceChildren();
-        const x = { min: 0, max: steps, ticks: [0, steps / 2, steps], label: "step" };
-        plot = new Plot(box, { width: 340, height: 200, x, y }, id);
-        plot.labels = box.appendChild(svg("g", { class: "labels" }));
+    /** A new frame, up to so many steps. */
+    function frame(steps) {
+      length = steps;
+      box.replaceChildren();
+      const x = { min: 0, max: steps, ticks: [0, steps / 2, steps], label: "step" };
+      plot = new Plot(box, { width: 340, height: 200, x, y }, id);
+      for (const [name, dash] of Object.entries(DASHES)) {
+        const curve = svg("polyline", { class: `curve of-${name}`, "stroke-dasharray": dash });
+        const label = svg("text", { class: "end" });
+        plot.layer.append(curve);
+        box.append(label);
+        lines[name] = { curve, label };
       }
-      plot.clear();
-      plot.labels.replaceChildren();
-      const ends = [];
-      for (const { name, colour, points, diverged } of lines) {
+    }
+
+    /** @param {{name: string, points: number[][], diverged: boolean}[]} networks */
+    function draw(networks, steps) {
+      if (length !== steps) frame(steps);
+      const { top, bottom } = plot.frame;
+      const ends = networks.map(({ name, points, diverged }) => {
         const known = points.filter(([, value]) => Number.isFinite(value));
-        if (!known.length) continue;
-        plot.line(known, { class: "curve", style: `--method: ${colour}`, "stroke-dasharray": DASHES[name] });
-        const [x, value] = known.at(-1);
-        if (known.length === 1) plot.dots(known, { class: "curve", style: `--method: ${colour}`, "stroke-width": 6 });
-        const { top, bottom } = plot.frame;
-        ends.push({ name: diverged ? `${name} ×` : name, x: plot.X(x) + 5, y: Math.min(Math.max(plot.Y(value), top), bottom) });
-      }
+        const places = known.map(([step, value]) => [plot.X(step), plot.Y(value)]);
+        if (places.length === 1) places.push([places[0][0] + 3, places[0][1]]); // one point is a short line
+        lines[name].curve.setAttribute("points", places.map((place) => place.map((at) => at.toFixed(1))).join(" "));
+        const [x, at] = places.at(-1) ?? [-99, 0];
+        return { name, text: diverged ? `${name} ×` : name, x: x + 5, y: Math.min(Math.max(at, top), bottom) };
+      });
       // Where two names would meet, they part.
-      if (ends.length === 2 && Math.abs(ends[0].y - ends[1].y) < 14 && Math.abs(ends[0].x - ends[1].x) < 14) {
+      if (Math.abs(ends[0].y - ends[1].y) < 14 && Math.abs(ends[0].x - ends[1].x) < 14) {
         const [low, high] = ends[0].y > ends[1].y ? ends : [ends[1], ends[0]];
         const middle = (low.y + high.y) / 2;
         [low.y, high.y] = [middle + 7, middle - 7];
       }
-      for (const { name, x, y: at } of ends) plot.labels.append(svg("text", { class: "end", x, y: at + 4 }, name));
+      for (const { name, text, x, y: at } of ends) {
+        const { label } = lines[name];
+        label.setAttribute("x", x.toFixed(1));
+        label.setAttribute("y", (at + 4).toFixed(1));
+        tell(label, text);
+      }
     }
 
     return { root, draw };
@@ -112,18 +129,18 @@ const PlaygroundView = (() => {
       layers?.forEach(({ counts, share, gradient, lag }, i) => {
         const row = rows[i], highest = Math.max(...counts), width = WIDTH / counts.length;
         row.bars.setAttribute("d", Array.from(counts, (count, bin) => {
-          return count ? `M${bin * width} ${HEIGHT}v${-HEIGHT * count / highest}h${width}V${HEIGHT}` : "";
+          return count ? `M${bin * width} ${HEIGHT}v${(-HEIGHT * count / highest).toFixed(1)}h${width}V${HEIGHT}` : "";
         }).join(""));
-        row.share.value = percent(share);
-        row.gradient.value = gradient === 0 ? "0" : format(gradient, 2);
+        tell(row.share, percent(share));
+        tell(row.gradient, gradient === 0 ? "0" : format(gradient, 2));
         const place = Math.log(Math.min(Math.max(gradient, LOWEST), HIGHEST) / LOWEST) / Math.log(HIGHEST / LOWEST);
-        row.dot.setAttribute("cx", 4 + 56 * place);
-        if (lag) row.lag.value = format(lag.deviation, 2);
+        row.dot.setAttribute("cx", (4 + 56 * place).toFixed(1));
+        if (lag) tell(row.lag, format(lag.deviation, 2));
       });
     }
 
     return { root: table, draw };
   }
 
-  return { curves, layerTable, percent, thinned, POINTS };
+  return { curves, layerTable, percent, tell, thinned, POINTS };
 })();

@@ -5,11 +5,12 @@
  * Answer the page's messages; runs in the worker.
  *
  * { images, width }            the first message: the digits, and the units of a hidden layer
- * { id, start: Settings[], seed, steps }    two new networks, and so many steps at once
- * { id, steps, milliseconds, last }         so many steps, or fewer if time is up; `last` evaluates at the end
+ * { id, start: Settings[], seed, ... }  two new networks, and then as below
+ * { id, steps, milliseconds, last, look }   so many steps, or fewer if time is up; `last`: evaluate at the end,
+ *                                           `look`: tell what the layers look like
  *
  * Each but the first is answered with { id, steps, sides }: for each network `losses` and `accuracy` since the
- * last answer, `layers` as the network observes them, and `diverged`.
+ * last answer, `layers` as the network observes them or null, and `diverged`.
  */
 function playgroundWorker(network) {
   const EVALUATE_EVERY = 10; // steps
@@ -45,14 +46,14 @@ function playgroundWorker(network) {
     if (steps % EVALUATE_EVERY === 0) sides.forEach(evaluate);
   }
 
-  function answer() {
+  function answer(look) {
     postMessage({
       id, steps,
       sides: sides.map((side) => ({
         losses: side.losses.splice(0),
         accuracy: side.accuracy.splice(0),
         diverged: side.network.diverged,
-        layers: side.network.diverged === null ? side.network.observe() : null,
+        layers: look && side.network.diverged === null ? side.network.observe() : null,
       })),
     });
   }
@@ -76,6 +77,6 @@ function playgroundWorker(network) {
     const end = steps + message.steps, until = performance.now() + (message.milliseconds ?? Infinity);
     while (steps < end && running() && performance.now() < until) step();
     if (message.last) sides.forEach(evaluate);
-    answer();
+    answer(message.look);
   };
 }
