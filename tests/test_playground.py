@@ -71,7 +71,13 @@ def runs_of(name, record=None):
         wanted = swept(settings)
         results.append(
             training.sweep(
-                network, data.digits(), steps=story.steps, seeds=SEEDS, record=record, evaluate_every=100, **wanted
+                network,
+                data.digits(),
+                steps=story.steps,
+                seeds=SEEDS,
+                record=record,
+                evaluate_every=100,
+                **wanted,
             )
         )
     return results
@@ -84,7 +90,9 @@ def last_loss(runs):
 def looks(name, steps):
     """What the package finds in both networks of a story, on ten seeds."""
     (story,) = [story for story in STORIES if story.name == name]
-    return [[playground_data.train(side, seed, steps) for seed in range(SEEDS)] for side in (story.a, story.b)]
+    return [
+        [playground_data.train(side, seed, steps) for seed in range(SEEDS)] for side in (story.a, story.b)
+    ]
 
 
 def test_stuck_sigmoids():

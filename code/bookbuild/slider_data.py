@@ -346,7 +346,9 @@ def save_picture(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-PLAYGROUND = tuple(f"playground/{name}.js" for name in ("random", "layers", "network", "worker", "view", "page"))
+PLAYGROUND = tuple(
+    f"playground/{name}.js" for name in ("random", "layers", "network", "worker", "view", "page")
+)
 
 
 def _playground(small: bool) -> Slider:

@@ -103,7 +103,10 @@ def computing(chromium):
     page = chromium.new_page()
     page.goto((HTML / PAGE).as_uri())
     digits = data.digits()._asdict()
-    page.evaluate(GIVE_DIGITS, {k: (v * 16 if k[0] == "x" else v).ravel().astype(int).tolist() for k, v in digits.items()})
+    page.evaluate(
+        GIVE_DIGITS,
+        {k: (v * 16 if k[0] == "x" else v).ravel().astype(int).tolist() for k, v in digits.items()},
+    )
     yield page
     page.close()
 
@@ -152,7 +155,9 @@ def test_the_page_computes_what_the_package_computes(computing, settings):
 def test_another_seed_draws_the_weights_and_the_order_that_the_package_draws(computing):
     for seed in (1, 12345, 2**31):
         expected = train(Settings(batch=256), seed, steps=7)  # into the second epoch
-        found = computing.evaluate(TRAIN, {"settings": Settings(batch=256)._asdict(), "seed": seed, "steps": 7})
+        found = computing.evaluate(
+            TRAIN, {"settings": Settings(batch=256)._asdict(), "seed": seed, "steps": 7}
+        )
         np.testing.assert_allclose(found["losses"], expected.losses, rtol=1e-5)
 
 
@@ -232,7 +237,9 @@ def test_the_keyboard_turns_each_knob_and_the_network_follows(playground, side, 
     other = "B" if side == "A" else "A"
     values = [str(value) for value in KNOBS[name]["values"]]
     last = values.index(before[f"{side}.{name}"]) == len(values) - 1
-    key = {True: ("ArrowUp", "ArrowLeft"), False: ("ArrowDown", "ArrowRight")}[last]["names" not in KNOBS[name]]
+    key = {True: ("ArrowUp", "ArrowLeft"), False: ("ArrowDown", "ArrowRight")}[last][
+        "names" not in KNOBS[name]
+    ]
     page.turn(side, name, key)
     after = page.address()
     wanted = values[values.index(before[f"{side}.{name}"]) + (-1 if last else 1)]
@@ -279,7 +286,9 @@ def test_the_address_brings_a_state_back(playground):
     second.settled(40)
     assert second.summary() == first.summary()
     assert second.address() == first.address()
-    assert second.address() | {"B.rate": "0.5", "B.depth": "2", "seed": "3", "test": "batch"} == second.address()
+    assert (
+        second.address() | {"B.rate": "0.5", "B.depth": "2", "seed": "3", "test": "batch"} == second.address()
+    )
 
 
 def test_an_address_that_asks_for_what_there_is_not_says_so(playground):

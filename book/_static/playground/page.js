@@ -153,6 +153,7 @@
     function play() {
       if (steps >= MOST_STEPS || sides.every((side) => side.diverged !== null)) restart();
       playing = true;
+      root.setAttribute("aria-busy", "true");
       end = steps < (story()?.steps ?? 0) ? story().steps : MOST_STEPS;
       tellPlaying();
       if (!waiting) goOn();

@@ -13,6 +13,9 @@ const PlaygroundView = (() => {
 
   const percent = (share) => `${Math.round(100 * share)} %`;
 
+  /** Two digits of a number that may be very small. */
+  const short = (value) => (value > 0 && value < 1e-3 ? value.toExponential(1).replaceAll("-", "−") : format(value, 2));
+
   /** Means of so many neighbours, with the step in their middle: [step, mean] pairs. */
   function thinned(values, size) {
     const points = [];
@@ -132,7 +135,7 @@ const PlaygroundView = (() => {
           return count ? `M${bin * width} ${HEIGHT}v${(-HEIGHT * count / highest).toFixed(1)}h${width}V${HEIGHT}` : "";
         }).join(""));
         tell(row.share, percent(share));
-        tell(row.gradient, gradient === 0 ? "0" : format(gradient, 2));
+        tell(row.gradient, short(gradient));
         const place = Math.log(Math.min(Math.max(gradient, LOWEST), HIGHEST) / LOWEST) / Math.log(HIGHEST / LOWEST);
         row.dot.setAttribute("cx", (4 + 56 * place).toFixed(1));
         if (lag) tell(row.lag, format(lag.deviation, 2));
