@@ -1,7 +1,7 @@
 """Speed of the playground in Chromium: `python benchmarks/bench_playground.py` after `make book`.
 
-A step of both networks is set against its matrix products alone, which take turns with it. Then the CPU of the
-page is slowed 4 times, and keys turn a knob while the networks train: how long does the page take to answer?
+A step of both networks is set against its matrix products alone, which take turns with it. Then the CPU of
+the page is slowed 4 times, and keys make a choice while the networks train: how long until the page answers?
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ TIMES = """({ norms, activation }) => {
     y: Uint8Array.from({ length: count }, () => 10 * Math.random()),
   });
   const data = { train: images(1347), test: images(450), width: 32 };
-  const settings = { placement: "before", activation, depth: 4, gain: 1, rate: 0.01, batch: 64, momentum: 0.1 };
+  const same = { placement: "before", activation, depth: 4, gain: 1, rate: 0.01, batch: 64, momentum: 0.1 };
   const make = playgroundNetwork(playgroundRandom(), layers);
-  const both = norms.map((norm) => make({ ...settings, norm }, data, 0));
+  const both = norms.map((norm) => make({ ...same, norm }, data, 0));
   const N = 64;
   const products = [0, 1].flatMap(() => [64, 32, 32, 32, 32].map((K, i) => {
-    const J = i < 4 ? 32 : 10, values = (size) => Float32Array.from({ length: size }, () => Math.random() - 0.5);
+    const J = i < 4 ? 32 : 10;
+    const values = (size) => Float32Array.from({ length: size }, () => Math.random() - 0.5);
     const [x, w, b, y, dx, dy, dw] = [N * K, J * K, J, N * J, N * K, N * J, J * K].map(values);
     return () => {
       layers.multiply(x, w, b, y, N, K, J);
@@ -55,11 +56,12 @@ TIMES = """({ norms, activation }) => {
   };
 }"""
 
-# From the key to the picture that follows it, as the browser measures it; and the longest time without an answer.
+# From the key to the end of what it sets off, as the browser measures it; and the longest tasks.
 WATCH = """() => {
   window.answers = [];
   new PerformanceObserver((list) => {
-    for (const entry of list.getEntries()) if (entry.name === "keydown") answers.push(entry.processingEnd - entry.startTime);
+    const keys = list.getEntries().filter((entry) => entry.name === "keydown");
+    answers.push(...keys.map((entry) => entry.processingEnd - entry.startTime));
   }).observe({ type: "event", durationThreshold: 16, buffered: false });
   window.tasks = [];
   new PerformanceObserver((list) => tasks.push(...list.getEntries().map((entry) => entry.duration)))

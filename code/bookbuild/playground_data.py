@@ -107,8 +107,9 @@ STORIES = (
     Story(
         "sigmoid",
         "Stuck sigmoids",
-        "Four layers of sigmoids start from small weights: A is guessing, and its loss stays at 2.3, since almost no gradient "
-        "reaches its first layer. B differs in one knob, batch norm, and learns.",
+        "Four layers of sigmoids start from small weights: A is guessing, and its loss stays at "
+        "2.3, since almost no gradient reaches its first layer. B differs in one knob, batch norm, "
+        "and learns.",
         "saturation",
         SIGMOID,
         SIGMOID._replace(norm="batch"),
@@ -117,8 +118,8 @@ STORIES = (
     Story(
         "rate",
         "A deadly rate",
-        "A learning rate of 1 is too much for A: its units die, or on some seeds its loss is no longer a number. "
-        "With batch norm, B learns at the same rate.",
+        "A learning rate of 1 is too much for A: its units die, or on some seeds its loss is no "
+        "longer a number. With batch norm, B learns at the same rate.",
         "training",
         Settings(rate=1),
         Settings(rate=1, norm="batch"),
@@ -127,8 +128,8 @@ STORIES = (
     Story(
         "weights",
         "Good first weights",
-        "The stuck sigmoids again, but A starts from weights that are five times as large, and learns without a norm. "
-        "B has batch norm and small weights: either cure is enough.",
+        "The stuck sigmoids again, but A starts from weights that are five times as large, and "
+        "learns without a norm. B has batch norm and small weights: either cure is enough.",
         "saturation",
         SIGMOID._replace(gain=5),
         SIGMOID._replace(norm="batch"),
@@ -137,8 +138,8 @@ STORIES = (
     Story(
         "two",
         "A batch of two",
-        "Of two values batch norm makes +1 and −1, whatever they were, and A hardly learns. "
-        "Group norm looks at one image at a time, so B does not mind.",
+        "Of two values batch norm makes +1 and −1, whatever they were, and A hardly learns. Group "
+        "norm looks at one image at a time, so B does not mind.",
         "small_batches",
         TWO,
         TWO._replace(norm="group"),
@@ -147,8 +148,9 @@ STORIES = (
     Story(
         "lag",
         "Lagging statistics",
-        "The two losses are the same, but A takes only 0.1 % of each batch into its running statistics, and makes at least "
-        "twice as many errors in the test. Let the test use the statistics of the test batch, and A is as good as B.",
+        "The two losses are the same, but A takes only 0.1 % of each batch into its running "
+        "statistics, and makes at least twice as many errors in the test. Let the test use the "
+        "statistics of the test batch, and A is as good as B.",
         "inference",
         LAG,
         LAG._replace(momentum=0.1),
@@ -157,8 +159,9 @@ STORIES = (
     Story(
         "depth",
         "Growing gradients",
-        "Before the first step, read the gradients from layer 8 down to layer 1: in B, with batch norm, they grow to "
-        "more than four times their length. In A, without it, they do not even grow to three times.",
+        "Before the first step, read the gradients from layer 8 down to layer 1: in B, with batch "
+        "norm, they grow to more than four times their length. In A, without it, they do not even "
+        "grow to three times.",
         "scale_invariance",
         Settings(depth=8),
         Settings(depth=8, norm="batch"),
@@ -272,7 +275,7 @@ def share_of(values: Tensor, activation: str) -> float:
 
 
 def packed_digits() -> dict[str, Any]:
-    """The images, for the page: pixels from 0 to 16 and labels, compressed, in Base64; training images first."""
+    """The images for the page: pixels from 0 to 16, then labels, compressed; training images first."""
     digits = data.digits()
     pixels = np.concatenate([digits.x_train, digits.x_test]) * 16
     labels = np.concatenate([digits.y_train, digits.y_test])

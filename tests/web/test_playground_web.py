@@ -1,4 +1,4 @@
-"""The playground in Chromium: its arithmetic against the package, its knobs with the keyboard, its manners."""
+"""The playground in Chromium: its arithmetic against the package, its knobs by keyboard, its manners."""
 
 import re
 from typing import NamedTuple
@@ -87,7 +87,8 @@ TRAIN = """({ settings, seed, steps }) => {
   const seen = net.observe();
   return {
     losses, accuracy, diverged: net.diverged, shares: seen.map((layer) => layer.share),
-    running: net.norms.filter((norm) => norm.runningMean).map((norm) => [[...norm.runningMean], [...norm.runningVar]]),
+    running: net.norms.filter((norm) => norm.runningMean)
+      .map((norm) => [[...norm.runningMean], [...norm.runningVar]]),
     gradients: net.linears.map(({ weight }) => Math.hypot(...weight.gradient)),
   };
 }"""
@@ -175,8 +176,8 @@ def gradient(page, side, layer):
     return digit(page.text(f"{side}-gradient-{layer}"))
 
 
-# What the sentences of a story say, read from the page at its end. Its digits may differ from the package's by
-# then: rounding errors grow.
+# What the sentences of a story say, read from the page at its end. Its digits may differ from the package's
+# by then: rounding errors grow.
 SAYS = {
     "sigmoid": lambda a, b: a.loss > 2.2 and a.accuracy < 25 and b.accuracy > 90,
     "rate": lambda a, b: (a.diverged or a.loss > 2.2) and b.accuracy > 90,
@@ -323,7 +324,8 @@ def test_with_reduced_motion_there_is_one_picture_a_second(playground):
         """() => {
           window.pictures = new Set();
           const steps = document.querySelector("output[name=steps]");
-          new MutationObserver(() => pictures.add(steps.value)).observe(steps, { childList: true, subtree: true });
+          const observer = new MutationObserver(() => pictures.add(steps.value));
+          observer.observe(steps, { childList: true, subtree: true });
         }"""
     )
     page.press("play")
