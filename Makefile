@@ -86,8 +86,9 @@ bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_training.py
 	$(BIN)/python benchmarks/bench_race.py $(if $(FASHION_MNIST),--root $(FASHION_MNIST))
 
-bench-page: book  ## weight and speed of the pages, beside a stock Jupyter Book of the same text
+bench-page: book  ## weight and speed of the pages beside a stock Jupyter Book, speed of the playground
 	$(BIN)/python benchmarks/bench_page.py
+	$(BIN)/python benchmarks/bench_playground.py
 
 clean:  ## remove what was built; the installation stays
 	rm -rf _build

@@ -8,6 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
+from bookbuild.portable import posed
 from bookbuild.predictions import checked
 
 QUESTION = "```{predict} Which *one*?\n:answer: 2\nOf these.\n\n- ten\n- a **thousand**\n```"

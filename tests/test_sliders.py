@@ -28,7 +28,7 @@ def chapter_names(chapter, *wanted):
 def test_what_a_page_embeds_is_small_and_the_same_each_time(name):
     embedded = json.dumps(SLIDERS[name].data())
     assert embedded == json.dumps(SLIDERS[name].data())
-    assert len(embedded) < 30_000
+    assert len(embedded) < (100_000 if name.startswith("playground") else 30_000)  # the images of digits
 
 
 def test_the_inputs_are_those_of_the_chapter():

@@ -36,6 +36,7 @@ NORMS: dict[str, Callable[[int, Any], nn.Module]] = {
     "group": lambda channels, groups: layers.GroupNorm(groups or math.gcd(4, channels), channels),
     "layer": lambda channels, _: layers.GroupNorm(1, channels),  # the whole example, one gamma a channel
     "instance": lambda channels, _: layers.InstanceNorm(channels, affine=True),
+    "rms": lambda channels, _: layers.RMSNorm(channels),  # over the last axis: for vectors
     "noisy": lambda channels, _: layers.NoisyBatchNorm(channels),
     # The number is alpha's first value.
     "dyt": lambda channels, alpha0: layers.DyT(channels, alpha0 or 0.5, channels_last=False),
@@ -194,7 +195,7 @@ def vgg(
 
 
 def has_bias(norm: Norm, placement: str) -> bool:
-    """Only a norm right behind a layer makes its bias redundant; a DyT is none: it subtracts no mean.
+    """Only a norm right behind a layer makes its bias redundant; DyT and RMS norm subtract no mean.
 
     The norm would subtract the bias again ([ioffe2015]_, section 3.2).
 
@@ -202,7 +203,7 @@ def has_bias(norm: Norm, placement: str) -> bool:
     (True, False, True)
     """
     name = norm if isinstance(norm, str) else norm[0]
-    return name in ("none", "dyt") or placement == "after"
+    return name in ("none", "dyt", "rms") or placement == "after"
 
 
 def initial_std(init: Init, weight: Tensor) -> float:

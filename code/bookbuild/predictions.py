@@ -15,7 +15,8 @@
 
 A list at the end of the question holds the choices; without one the reader types. ``:answer:`` is the
 number of the choice that comes true, or the number to be typed,
-with ``:within:`` a tolerance (``10 %``, or ``0.5``). ``:head:`` takes the place of the words "Predict, then run."
+with ``:within:`` a tolerance (``10 %``, or ``0.5``).
+``:head:`` takes the place of the words "Predict, then run."
 
 On the page the answer is a ``<details>``, so that it opens without a script, from the keyboard, and when the
 browser finds a word in it. ``book/_static/predictions.js`` adds the form and keeps the guesses. The end is

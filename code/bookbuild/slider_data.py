@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from bnbook import data, norms, plots, sgd, whitening
+from bookbuild import playground_data
 from bookbuild.keys import code_cells
 from bookbuild.results import BOOK
 
@@ -38,7 +39,7 @@ class Slider(NamedTuple):
 
     data: Callable[[], Data]  # what the page embeds; JSON
     draw: Callable[[Data], Figure]  # the picture that stays without JavaScript
-    script: str  # its file in book/_static/sliders, without the ending
+    assets: tuple[str, ...]  # its scripts and styles in book/_static
 
 
 def _looks(*methods: str) -> Data:
@@ -335,14 +336,29 @@ def save_picture(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+PLAYGROUND = tuple(
+    f"playground/{name}.js" for name in ("random", "layers", "network", "worker", "view", "page")
+)
+
+
+def _playground(small: bool) -> Slider:
+    return Slider(
+        lambda: {**playground_data.start(small), "methods": _looks(*playground_data.KNOBS["norm"]["values"])},
+        lambda _: playground_data.draw(),
+        ("playground/playground.css", *PLAYGROUND),
+    )
+
+
 SLIDERS = {
-    "batch_norm": Slider(_batch_norm_data, _draw_batch_norm, "batch_norm"),
-    "gamma": Slider(_gamma_data, _draw_batch_norm, "batch_norm"),
-    "sgd": Slider(_sgd_data, _draw_sgd, "sgd"),
-    "whitening": Slider(_whitening_data, _draw_whitening, "whitening"),
-    "inference": Slider(_inference_data, _draw_inference, "inference"),
-    "landscape": Slider(_landscape_data, _draw_landscape, "landscape"),
-    "group_norm": Slider(_group_norm_data, _draw_group_norm, "group_norm"),
+    "batch_norm": Slider(_batch_norm_data, _draw_batch_norm, ("sliders/batch_norm.js",)),
+    "gamma": Slider(_gamma_data, _draw_batch_norm, ("sliders/batch_norm.js",)),
+    "sgd": Slider(_sgd_data, _draw_sgd, ("sliders/sgd.js",)),
+    "whitening": Slider(_whitening_data, _draw_whitening, ("sliders/whitening.js",)),
+    "inference": Slider(_inference_data, _draw_inference, ("sliders/inference.js",)),
+    "landscape": Slider(_landscape_data, _draw_landscape, ("sliders/landscape.js",)),
+    "group_norm": Slider(_group_norm_data, _draw_group_norm, ("sliders/group_norm.js",)),
+    "playground": _playground(small=False),
+    "playground_small": _playground(small=True),
 }
 
 

@@ -12,6 +12,9 @@ It makes a numbered figure with a picture that Python draws at the starting valu
 script begins with as JSON. In a browser with JavaScript ``book/_static/sliders/slider.js`` puts the controls
 in the picture's place; everywhere else (PDF, no JavaScript) the picture stays. In JupyterLab one sees the
 directive's text.
+
+``{playground}`` is the same with two networks that train (:mod:`bookbuild.playground_data`), all knobs and
+stories; ``{playground} small`` has no knobs.
 """
 
 from __future__ import annotations
@@ -39,9 +42,13 @@ class SliderDirective(SphinxDirective):
         "alt": directives.unchanged_required,
     }
 
+    def slider(self) -> str:
+        """Its name."""
+        return str(self.arguments[0])
+
     def run(self) -> list[nodes.Node]:
         """Take the picture, and embed the numbers."""
-        name = self.arguments[0]
+        name = self.slider()
         if not self.content or not {"name", "alt"} <= set(self.options):
             raise self.error(f"slider {name}: a caption, :name: and :alt: are needed")
         try:
@@ -49,7 +56,7 @@ class SliderDirective(SphinxDirective):
         except ValueError as error:
             raise self.error(str(error)) from error
 
-        figure = nodes.figure("", classes=["slider"], script=(folder / "script").read_text("utf-8"))
+        figure = nodes.figure("", classes=["slider"], assets=(folder / "assets").read_text("utf-8").split())
         image = nodes.image(
             uri=f"/{folder.relative_to(self.env.srcdir).as_posix()}/{name}.png", alt=self.options["alt"]
         )
@@ -64,11 +71,23 @@ class SliderDirective(SphinxDirective):
         return [figure]
 
 
+class PlaygroundDirective(SliderDirective):
+    """Two networks that the reader trains."""
+
+    required_arguments = 0
+    optional_arguments = 1
+
+    def slider(self) -> str:
+        """Its name."""
+        return "_".join(["playground", *self.arguments])
+
+
 def prepared(name: str, base: Path) -> Path:
-    """The folder below `base` with a slider's numbers, picture and script's name; made if code changed."""
-    key = source_key(Path(__file__).with_name("slider_data.py"), *(ROOT / "book/sliders").glob("*"))
+    """The folder below `base` with a slider's numbers, picture, scripts' names; made if code changed."""
+    module = "playground_data.py" if name.startswith("playground") else "slider_data.py"
+    key = source_key(Path(__file__).with_name(module), *(ROOT / "book/sliders").glob("*"))
     folder = base / name / key
-    done = folder / "script"
+    done = folder / "assets"
     if not done.exists():
         from bookbuild.slider_data import SLIDERS, save_picture  # takes a second to load
 
@@ -80,21 +99,22 @@ def prepared(name: str, base: Path) -> Path:
         save_picture(SLIDERS[name].draw(start), folder / f"{name}.png")
         numbers = json.dumps(start, ensure_ascii=False, separators=(",", ":"))
         (folder / "numbers.json").write_text(numbers, "utf-8")
-        done.write_text(SLIDERS[name].script, "utf-8")
+        done.write_text("\n".join(SLIDERS[name].assets), "utf-8")
     return folder
 
 
-def add_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Load the scripts on the pages that use them, and on no other."""
+def add_assets(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Load scripts and styles on the pages that use them, and on no other."""
     figures = doctree.findall(nodes.figure) if doctree is not None else ()
-    scripts = [figure["script"] for figure in figures if "script" in figure]
-    if scripts:
-        app.add_css_file("sliders/slider.css")
-        for script in dict.fromkeys(["slider", *scripts]):
-            app.add_js_file(f"sliders/{script}.js")
+    assets = [asset for figure in figures for asset in figure.get("assets", ())]
+    if assets:
+        for asset in dict.fromkeys(["sliders/slider.css", "sliders/slider.js", *assets]):
+            add = app.add_js_file if asset.endswith(".js") else app.add_css_file
+            add(asset)
 
 
 def setup(app: Sphinx) -> None:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("slider", SliderDirective)
-    app.connect("html-page-context", add_scripts)
+    app.add_directive("playground", PlaygroundDirective)
+    app.connect("html-page-context", add_assets)

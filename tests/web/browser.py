@@ -64,7 +64,9 @@ def opener(browser):
         page.faults = []
         page.on("console", lambda m: m.type in ("error", "warning") and page.faults.append(m.text))
         page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or page.faults.append(r.url))
+        page.on(
+            "request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or page.faults.append(r.url)
+        )
         # Leaving a page aborts what it is still loading; that is no fault.
         aborted = "net::ERR_ABORTED"
         page.on("requestfailed", lambda r: r.failure == aborted or page.faults.append(r.url))

@@ -47,30 +47,14 @@ const BookSlider = (() => {
     return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
   };
 
-  class Panel {
-    constructor(figure, name, alt) {
-      this.id = figure.id || name;
-      this.alt = alt;
-      this.controls = html("div", { class: "slider-controls", role: "group", "aria-label": "Controls" });
-      this.drawing = html("div");
-      this.values = html("div", { class: "slider-values" });
-      this.reset = html("button", { type: "button" }, "Reset");
-      this.root = html("div", { class: "slider-panel" }, this.drawing, this.values, this.controls, this.reset);
+  // Labelled controls; `refresh` is called after every change.
+  class Controls {
+    constructor(id, refresh) {
+      this.id = id;
+      this.box = html("div", { class: "slider-controls", role: "group", "aria-label": "Controls" });
+      this.box.addEventListener("input", refresh);
       this.inputs = {};
-      this.outputs = {};
       this.shown = {};
-      this.update = () => {};
-      this.root.addEventListener("input", () => this.refresh());
-      this.reset.addEventListener("click", () => {
-        for (const input of Object.values(this.inputs)) {
-          if (input.tagName === "SELECT") {
-            for (const option of input.options) option.selected = option.defaultSelected;
-          } else {
-            input.value = input.defaultValue;
-          }
-        }
-        this.refresh();
-      });
     }
 
     // A range with a label and its value; `show` turns the number into the text beside it.
@@ -96,8 +80,41 @@ const BookSlider = (() => {
     control(name, label, input, ...more) {
       this.inputs[name] = input;
       const box = html("div", { class: "slider-control" }, html("label", { for: input.id }, label), ...more, input);
-      this.controls.append(box);
+      this.box.append(box);
       return box;
+    }
+
+    get(name) {
+      const input = this.inputs[name];
+      return input.tagName === "SELECT" ? input.value : Number(input.value);
+    }
+
+    // Write the value of each range beside it.
+    tell() {
+      for (const show of Object.values(this.shown)) show();
+    }
+  }
+
+  class Panel extends Controls {
+    constructor(figure, name, alt) {
+      super(figure.id || name, () => this.refresh());
+      this.alt = alt;
+      this.drawing = html("div");
+      this.values = html("div", { class: "slider-values" });
+      this.reset = html("button", { type: "button" }, "Reset");
+      this.root = html("div", { class: "slider-panel" }, this.drawing, this.values, this.box, this.reset);
+      this.outputs = {};
+      this.update = () => {};
+      this.reset.addEventListener("click", () => {
+        for (const input of Object.values(this.inputs)) {
+          if (input.tagName === "SELECT") {
+            for (const option of input.options) option.selected = option.defaultSelected;
+          } else {
+            input.value = input.defaultValue;
+          }
+        }
+        this.refresh();
+      });
     }
 
     // A line with a computed value.
@@ -126,17 +143,12 @@ const BookSlider = (() => {
       );
     }
 
-    get(name) {
-      const input = this.inputs[name];
-      return input.tagName === "SELECT" ? input.value : Number(input.value);
-    }
-
     show(name, value) {
       this.outputs[name].value = typeof value === "number" ? format(value) : value;
     }
 
     refresh() {
-      for (const show of Object.values(this.shown)) show();
+      this.tell();
       this.update();
     }
 
@@ -245,6 +257,6 @@ const BookSlider = (() => {
 
   return {
     register: (name, build) => { builders[name] = build; },
-    format, html, svg, mean, median, variance,
+    Controls, Plot, format, html, svg, mean, median, variance,
   };
 })();
