@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bnbook import data, layers, models, plots, probes, sgd, training
-from bookbuild.results import BOOK
-from bookbuild.sphinx_ext import title_of
+from bookbuild.results import BOOK, title_of
 
 WIDTH = 32  # units in each hidden layer, as in the maps of the chapters on saturation and training
 

@@ -88,6 +88,7 @@ COUNTED = {
     "exercise": ("Exercise ", ""),
     "prf:theorem": ("Theorem ", ""),
     "slider": ("Fig. ", ""),
+    "playground": ("Fig. ", ""),
     "figure": ("Fig. ", ""),
 }
 
