@@ -73,7 +73,7 @@ lint: $(READY)
 
 unit: $(READY)
 	$(BIN)/python -m pytest -c tests/pytest.ini --doctest-modules tests code/bnbook --ignore tests/web \
-	  --cov=bnbook --cov-branch --cov-report=term:skip-covered --cov-fail-under=95
+	  --numprocesses auto --dist loadscope --cov=bnbook --cov-branch --cov-report=term:skip-covered --cov-fail-under=95
 
 nbval: $(READY)
 	$(BIN)/python -m pytest -c tests/pytest.ini notebooks $(NBVAL) --numprocesses auto --dist loadscope

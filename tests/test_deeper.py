@@ -106,7 +106,7 @@ def test_the_claims_of_a_deeper_page_stand_with_its_chapters_and_the_map_has_one
     executed = {page: Result([], 3.0, one) for page, one in zip(results.chapters(), found, strict=True)}
     monkeypatch.setattr(sphinx_ext, "results", lambda: executed)
     monkeypatch.setattr(sphinx_ext, "read_claims", lambda: claims)
-    monkeypatch.setattr(sphinx_ext.ClaimsTable, "table", staticmethod(lambda here, measured: " ".join(here)))
+    monkeypatch.setattr(sphinx_ext.ClaimsTable, "table", staticmethod(lambda here, *_: " ".join(here)))
     table = sphinx_ext.ClaimsTable.text()
     assert "dropdown} One – 2 identities" in table
     assert "a b" in table

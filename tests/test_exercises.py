@@ -149,7 +149,9 @@ loaded()
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
+        ("1.1", "Did you mean 'sgd.iterations'?"),
         ("7.2", "Did you mean 'backward.my_backward'?"),
+        ("19.1", "Did you mean 'beyond."),
         ("backward.2", "Did you mean 'backward.my_backward'?"),
         ("Backward.2", "Did you mean 'backward.my_backward'?"),
         ("backward.my_backward ", "Did you mean 'backward.my_backward'?"),
@@ -159,7 +161,7 @@ loaded()
         ("bakward.my_backward", "Did you mean 'backward.my_backward'?"),
         ("backward.4", "This exercise has no automatic check"),
         ("backward.9", "Allowed are backward.dx_by_hand, backward.my_backward, "),
-        ("", "Allowed are sgd.iterations, sgd.batch_size, "),
+        ("", "Allowed are start.x_hat, start.fold, sgd.iterations, "),
     ],
 )
 def test_a_name_that_nearly_fits_is_answered_with_the_right_one(name, sentence):

@@ -54,7 +54,9 @@ def test_all_cells_stay_but_those_that_the_page_has_between_the_marks_of_a_solut
     assert len(code(there)) == len(expected)
     assert "Solution of exercise" not in json.dumps(there)
     kept = iter(whole.cells)  # the others stay as they are, in their order
-    assert all(any(cell.source == other.source for other in kept) for cell in there.cells)
+    assert all(
+        any(cell.source == handout.PAGE_LINK.sub(r"\1", other.source) for other in kept) for cell in there.cells
+    )
     for cell in code(there):
         said = "not answered yet" in json.dumps(cell.outputs)
         assert said == (cell in answers(there) and cell.source != "# Your work")
@@ -135,7 +137,7 @@ def source(tmp_path):
     answered = "def bound(m):\n    return (m - 1) ** 0.5\n\n\ncheck('batch_norm.bound', bound)"
     printed = [new_output("stream", text="passed")]
     cells = [
-        new_markdown_cell("Read this."),
+        new_markdown_cell("Read [this](../../book/notation.md), [that](b.ipynb)."),
         new_code_cell(answered, outputs=printed, execution_count=3, metadata={"tags": ["answer"]}),
         new_code_cell("my = 'notes'", outputs=printed, metadata={"tags": ["answer"]}),
         new_markdown_cell(f"{handout.SOLUTION_TEXT} of exercise 6.2</summary>\n\nSo.\n\n</details>"),
@@ -158,7 +160,8 @@ def test_a_folder_of_ones_own_is_handed_out_with_its_subfolders_and_answers_are_
     assert {path.relative_to(new).as_posix() for path in new.rglob("*.*")} == {"a.ipynb", "deeper/b.ipynb"}
     notebook = read(new / "deeper/b.ipynb")
     empty = portable.answer_cell("batch_norm", list(of_chapter("batch_norm")).index("bound") + 1)
-    assert [cell.source for cell in notebook.cells] == ["Read this.", empty.source, "# Your work", "1 + 1"]
+    told = "Read this, [that](b.ipynb)."  # a class has the notebooks, not the book's other pages
+    assert [cell.source for cell in notebook.cells] == [told, empty.source, "# Your work", "1 + 1"]
     assert [cell.outputs for cell in code(notebook)] == [empty.outputs, [], []]
     assert [cell.execution_count for cell in code(notebook)] == [None] * 3
 

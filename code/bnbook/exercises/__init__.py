@@ -31,9 +31,9 @@ __all__ = [
     "solution",
 ]
 
-# In the order of the book. A chapter's module is imported when one of its exercises is checked, not before:
-# what the others need, SciPy and mlxtend among it, costs a second, and an edit in one module then concerns
-# the cells of one chapter alone.
+# In the order of the book: the first page has no number, those after it are chapters 1, 2, ... A chapter's
+# module is imported when one of its exercises is checked, not before: what the others need, SciPy and mlxtend
+# among it, costs a second, and an edit in one module then concerns the cells of one chapter alone.
 CHAPTERS = (
     "start",
     "sgd",
@@ -171,8 +171,8 @@ def _find_or_none(name: str) -> Exercise | None:
 def _nearest(name: str) -> str:
     """A sentence about the name that was meant."""
     chapter, _, rest = name.strip().lower().replace(" ", "_").partition(".")
-    if chapter.isdecimal() and 0 < int(chapter) <= len(CHAPTERS):
-        chapter = CHAPTERS[int(chapter) - 1]
+    if chapter.isdecimal() and 0 < int(chapter) < len(CHAPTERS):  # the number is that of the book
+        chapter = CHAPTERS[int(chapter)]
     if chapter in CHAPTERS:
         names = list(of_chapter(chapter))
         if rest.isdecimal() and 0 < int(rest) <= len(names):  # the number that is printed in the book

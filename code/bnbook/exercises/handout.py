@@ -1,7 +1,8 @@
 """Notebooks for a class, without solutions: ``python -m bnbook.exercises --handout FOLDER``.
 
 The solution cells go. An answer cell is as empty as in the book, whoever wrote into it, and says "not
-answered yet". All other outputs go as well: a class predicts before it runs.
+answered yet". All other outputs go as well: a class predicts before it runs. A link to a page of the book
+that is no notebook keeps its words only, for the class has the notebooks.
 :mod:`bnbook.exercises.grading` takes the notebooks back.
 """
 
@@ -30,6 +31,8 @@ __all__ = [
 
 NOTEBOOKS = Path(__file__).resolve().parents[3] / "notebooks"  # of the checkout, if the package lies in one
 ANSWER = "answer"  # the tag of the cells in which readers write
+# A link from a notebook to a page that has none.
+PAGE_LINK = re.compile(r"\[([^\]\[]+)\]\((?:\.\./)+book/[^)\s]+\)")
 # How the cells of a solution begin, followed by "of exercise 7.2".
 SOLUTION_TEXT = "<details><summary>Solution"
 SOLUTION_CODE = "# @title Solution"
@@ -114,6 +117,8 @@ def _without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode
     solutions = (SOLUTION_CODE, SOLUTION_TEXT)
     notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith(solutions)]
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = PAGE_LINK.sub(r"\1", cell.source)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         if ANSWER in cell.metadata.get("tags", []):
