@@ -65,3 +65,17 @@ def test_text_in_the_darker_shade_of_a_method_can_be_read_on_white():
     for look in plots.METHODS.values():
         contrast = 1.05 / (luminance(plots.darker(look.colour)) + 0.05)
         assert contrast > 3, look.name  # WCAG AA asks 3 of large text and graphics
+
+
+def test_a_heat_map_never_counts_a_diverged_network_as_a_bad_one(ax):
+    nan = np.nan
+    values = [[[90, 92, nan], [nan, nan, 99], [10, 20, 30]]]
+    image = plots.heat_map(ax, values, x=[0.1, 1.0, 10.0], y=[3.0], mark=90)
+    assert [text.get_text() for text in ax.texts] == ["91", "∞", "20"]
+    assert image.get_array().mask.ravel().tolist() == [False, True, False]
+    assert [patch.get_x() for patch in ax.patches] == [pytest.approx(0.06)]
+
+
+def test_a_heat_map_of_another_shape_is_refused(ax):
+    with pytest.raises(ValueError, match=r"values: got shape \(1, 2\), expected \(1, 2, runs\)"):
+        plots.heat_map(ax, [[1, 2]], x=[1, 2], y=[1])

@@ -7,6 +7,8 @@ Functions here take data, not models.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +21,23 @@ with book_extra():
     import matplotlib as mpl
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
-__all__ = ["METHODS", "Method", "band", "darker", "figure", "label_end", "line", "shades", "use_style"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "band",
+    "darker",
+    "figure",
+    "heat_map",
+    "label_end",
+    "line",
+    "shades",
+    "use_style",
+]
 
 
 class Method(NamedTuple):
@@ -182,6 +197,51 @@ def label_end(ax: Axes, x: ArrayLike, y: ArrayLike, label: str, colour: Any, dy:
             color=darker(colour),
             annotation_clip=False,
         )
+
+
+def heat_map(
+    ax: Axes, values: ArrayLike, x: Sequence[float], y: Sequence[float], *, mark: float = math.inf
+) -> QuadMesh:
+    """Draw percentages over two settings: in each cell the median of the runs that did not diverge.
+
+    A cell in which more than half of the runs diverged is grey.
+
+    Parameters
+    ----------
+    values : array_like of shape (len(y), len(x), runs)
+        From 0 to 100, NaN for a run that diverged.
+    mark : float
+        A frame stands where the median is at least this.
+
+    Returns
+    -------
+    QuadMesh
+        For ``fig.colorbar``.
+
+    Examples
+    --------
+    >>> fig, ax = figure()
+    >>> _ = heat_map(ax, [[[97, 95, np.nan], [10, np.nan, np.nan]]], x=[0.1, 1.0], y=[3.0], mark=90)
+    >>> [text.get_text() for text in ax.texts], len(ax.patches)
+    (['96', '∞'], 1)
+    >>> plt.close(fig)
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 3 or values.shape[:2] != (len(y), len(x)):
+        raise ValueError(f"values: got shape {values.shape}, expected ({len(y)}, {len(x)}, runs)")
+    gone = np.isnan(values).mean(-1) > 0.5
+    median = np.nanmedian(np.where(gone[..., None], 0, values), axis=-1)
+    colours = mpl.colormaps["viridis"].with_extremes(bad="#c4c4c4")
+    image = ax.pcolormesh(np.ma.masked_where(gone, median), cmap=colours, vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(median):
+        word, ink = ("∞", "black") if gone[i, j] else (f"{value:.0f}", "white" if value < 60 else "black")
+        ax.text(j + 0.5, i + 0.5, word, ha="center", va="center", color=ink)
+        if value >= mark:
+            ax.add_patch(Rectangle((j + 0.06, i + 0.06), 0.88, 0.88, fill=False, linewidth=1.6))
+    ax.grid(False)
+    ax.set_xticks(np.arange(len(x)) + 0.5, [f"{v:g}" for v in x])
+    ax.set_yticks(np.arange(len(y)) + 0.5, [f"{v:g}" for v in y])
+    return image
 
 
 def darker(colour: Any) -> tuple[float, ...]:
