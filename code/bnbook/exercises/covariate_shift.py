@@ -68,7 +68,6 @@ what changes instead of what stays: The set holds what is the same in both table
     if np => if not np
 """,
     ),
-    "upside_down": None,
     "black_pixel": Exercise(
         title="A camera that clips",
         asks="the mean of a black pixel",
@@ -95,6 +94,7 @@ variance instead of standard deviation: The mean is proportional to 0.3, not to 
     mean = tau => mean = tau**2
 """,
     ),
+    "upside_down": None,
     "half_a_weight": None,
     "augment_instead": None,
 }
