@@ -44,7 +44,7 @@ def test_the_inputs_are_those_of_the_chapter():
 
 
 def test_the_loss_is_that_of_the_chapter():
-    chapter = chapter_names("sgd", "def grad_J")
+    chapter = chapter_names("deeper/sgd", "def grad_J")
     w = np.random.default_rng(0).normal(size=(50, 2))
     np.testing.assert_allclose(slider_data.loss(w), chapter["J"](w), rtol=1e-12)
     np.testing.assert_allclose(slider_data.loss_gradient(w), chapter["grad_J"](w), rtol=1e-12)

@@ -11,7 +11,7 @@ from bnbook import norms, sgd, whitening
 from bookbuild import slider_data
 
 PAGES = {
-    "sgd": "book/sgd.html",
+    "sgd": "book/deeper/sgd.html",
     "whitening": "book/whitening.html",
     "batch_norm": "book/batch_norm.html",
     "inference": "book/inference.html",
