@@ -42,6 +42,26 @@ nine layers: The product has ten factors.
     ** 10 => ** 9
 """,
     ),
+    "half": Exercise(
+        title="The ratio in the game",
+        asks="the rate at which R is 1/2 for seven people",
+        returns=("the rate",),
+        rtol=0.002,
+        hints=(
+            "One person alone turns e into (1 - rate) e, all together into (1 - 7 rate) e.",
+            "Set (2 - 7 rate) / (2 - rate) to 1/2 and solve for the rate.",
+        ),
+        solution="""
+L = 7
+rate = 2 / (2 * L - 1)
+""",
+        slips="""
+edge of divergence: At this rate R is 0.
+    2 / (2 * L - 1) => 2 / L
+one exact step: At this rate the joint step brings the error to 0, and R is more than 1/2.
+    2 / (2 * L - 1) => 1 / L
+""",
+    ),
     "steps_back": Exercise(
         title="The way back",
         asks="the number of steps of the sigmoid",
