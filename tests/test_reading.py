@@ -7,15 +7,6 @@ from bookbuild.reading import Reading
 
 # Pages that are longer than the bars allow because they are not rewritten yet. This list only shrinks.
 FIRST_EDITION = {
-<<<<<<< HEAD
-<<<<<<< HEAD
-    *("sgd", "internal_covariate_shift", "whitening"),
-=======
-    *("saturation", "covariate_shift", "internal_covariate_shift", "whitening", "batch_norm"),
->>>>>>> sgd
-=======
-    *("sgd", "saturation", "covariate_shift", "whitening", "batch_norm"),
->>>>>>> ics
     *("backward", "training", "cnn", "inference", "accelerating", "ics_revisited", "landscape"),
     *("scale_invariance", "small_batches", "group_norm", "distributed", "adaptation", "beyond"),
 }

@@ -303,3 +303,57 @@ def test_its_gradients_equal_finite_differences_of_the_centred_loss():
     slope = [(loss(1e-5, 0) - loss(-1e-5, 0)) / 2e-5, (loss(0, 1e-5) - loss(0, -1e-5)) / 2e-5]
     np.testing.assert_allclose([-run.bias[1] / 1e-3, -run.beta[1] / 1e-3], slope, atol=1e-8)
     assert len(w.train_centred(U, T, 0.1, 0, through=True).loss) == 1
+
+
+# --------------------------------------------------------------------------- speed of gradient descent
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 1.9])
+@pytest.mark.parametrize("level", [0.5, 0.1, 1e-3])
+def test_the_predicted_steps_are_those_that_gradient_descent_takes(rate, level):
+    x = np.random.default_rng(1).normal(size=(40, 3)) * [1, 2, 4] + 1
+    targets = np.random.default_rng(2).normal(size=(40, 2)) + x[:, :2]
+    z = np.column_stack([x, np.ones(40)])
+    best = np.linalg.lstsq(z, targets)[0]
+    theta, excess = np.zeros((4, 2)), []
+    for _ in range(2000):
+        excess.append(np.square(z @ (theta - best)).sum())
+        theta -= rate / np.linalg.eigvalsh(z.T @ z)[-1] * z.T @ (z @ theta - targets)
+    taken = np.argmax(np.array(excess) <= level * excess[0])
+    assert taken > 0
+    assert w.steps_to(*w.descent_terms(x, targets), rate, level) == taken
+
+
+def test_descent_terms_are_the_eigenvalues_of_the_hessian_with_the_bias():
+    x = cloud()
+    z = np.column_stack([x, np.ones(len(x))])
+    eigenvalues, shares = w.descent_terms(x, x)
+    np.testing.assert_allclose(eigenvalues, np.linalg.eigvalsh(z.T @ z / len(x))[::-1], rtol=1e-9)
+    assert shares.sum() == pytest.approx(1)
+
+
+def test_whitened_inputs_arrive_in_one_step_and_the_largest_stable_rate_never_does():
+    x = cloud()
+    targets = x[:, :1] ** 2
+    terms = w.descent_terms(w.apply(w.fit_zca_whitening(x), x), targets)
+    assert w.steps_to(*terms, 1.0, 1e-9) == 1
+    assert w.steps_to(*terms, 2.0, 0.5) == np.inf
+    assert w.steps_to(*terms, 1.0, 1.5) == 0
+
+
+def test_a_share_of_the_loss_that_only_a_flat_axis_holds_is_never_reached():
+    assert w.steps_to(np.array([1.0, 0.0]), np.array([0.5, 0.5]), 1.0, 0.1) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: w.descent_terms(cloud(), np.ones(3)), r"targets: got shape \(3,\)"),
+        (lambda: w.descent_terms(cloud(), np.zeros((len(cloud()), 1))), "targets: got zeros"),
+        (lambda: w.steps_to(np.ones(1), np.ones(1), -1.0, 0.1), "rate: got -1"),
+        (lambda: w.steps_to(np.ones(1), np.ones(1), 1.0, 0.0), "level: got 0"),
+    ],
+)
+def test_bad_arguments_of_the_descent_are_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -244,6 +244,54 @@ def _centred(x: Array, ddof: int = 0) -> tuple[Floats, Floats, int]:
     return mean, wide - mean, len(wide) - ddof
 
 
+# --------------------------------------------------------------------------- speed of gradient descent
+
+
+def descent_terms(x: Array, targets: Array) -> tuple[Floats, Floats]:
+    """Eigenvalues of a linear model's Hessian, and the share of the excess loss that lies along each axis.
+
+    The model is W x + b with the loss mean(|W x + b - t|²) / 2, and starts at W = 0, b = 0. The Hessian is
+    that of the inputs (M, d) with a 1 appended, so d + 1 eigenvalues come back, the largest first. At the
+    learning rate η the excess loss after n steps is sum(shares * (1 - η * eigenvalues) ** (2 * n)).
+
+    >>> eigenvalues, shares = descent_terms(np.array([[-2.0], [2.0]]), np.array([[1.0], [3.0]]))
+    >>> eigenvalues, shares
+    (array([4., 1.]), array([0.2, 0.8]))
+    """
+    check_examples(x)
+    if np.ndim(targets) != 2 or len(targets) != len(x) or not np.isfinite(targets).all():
+        raise ValueError(f"targets: got shape {np.shape(targets)}, expected ({len(x)}, outputs), all finite")
+    ones = np.column_stack([x.astype(np.float64), np.ones(len(x))])
+    axes, lengths, _ = np.linalg.svd(ones, full_matrices=False)
+    along = np.square(axes.T @ targets).sum(1)
+    if along.sum() == 0:
+        raise ValueError("targets: got zeros, which the model has at its start; nothing is to be learned")
+    return np.square(lengths) / len(x), along / along.sum()
+
+
+def steps_to(eigenvalues: Floats, shares: Floats, rate: float, level: float) -> float:
+    """Steps until the excess loss is at most `level` of its start; infinity after 2⁵⁰ or if it never is.
+
+    `rate` is in units of one over the largest eigenvalue, so that descent is stable below 2.
+
+    >>> steps_to(np.array([4.0, 1.0]), np.array([0.2, 0.8]), rate=1, level=0.1)
+    4.0
+    """
+    check_positive(rate=rate, level=level)
+    shrink = np.square(1 - rate * eigenvalues / eigenvalues[0])
+    if rate >= 2:
+        return np.inf
+    low, high = -1, 1
+    while (shares * shrink**high).sum() > level:  # the loss only falls: double, then halve the interval
+        low, high = high, 2 * high
+        if high > 2**50:
+            return np.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if (shares * shrink**middle).sum() <= level else (middle, high)
+    return float(high)
+
+
 # --------------------------------------------------------------------------- outside the gradient
 
 
