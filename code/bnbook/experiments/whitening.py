@@ -192,7 +192,7 @@ def outside(
 
 def _prepared(x: Floats, remedy: str) -> Floats:
     fit = REMEDIES[remedy]
-    return x if fit is None else whitening.apply(fit(x), x)
+    return x if fit is None else np.asarray(whitening.apply(fit(x), x), float)
 
 
 def _outside_map(u: Tensor, side: str, eps: float) -> tuple[Tensor, Tensor]:
