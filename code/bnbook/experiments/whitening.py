@@ -48,7 +48,7 @@ SCALES: dict[str, list[dict[str, Any]]] = {
             "map": "softmax",
             "data": [*DATA[:-1]],
             "side": ["raw", "min-max", "standardized"],
-            "rate": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+            "rate": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0),
             "steps": (10, 30, 100, 300),
             "seed": SEEDS,
         },
@@ -192,7 +192,7 @@ def outside(
 
 def _prepared(x: Floats, remedy: str) -> Floats:
     fit = REMEDIES[remedy]
-    return x if fit is None else np.asarray(whitening.apply(fit(x), x), float)
+    return x if fit is None else np.asarray(whitening.apply(fit(x), x), np.float64)
 
 
 def _outside_map(u: Tensor, side: str, eps: float) -> tuple[Tensor, Tensor]:
