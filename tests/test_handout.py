@@ -55,7 +55,8 @@ def test_all_cells_stay_but_those_that_the_page_has_between_the_marks_of_a_solut
     assert "Solution of exercise" not in json.dumps(there)
     kept = iter(whole.cells)  # the others stay as they are, in their order
     assert all(
-        any(cell.source == handout.PAGE_LINK.sub(r"\1", other.source) for other in kept) for cell in there.cells
+        any(cell.source == handout.PAGE_LINK.sub(r"\1", other.source) for other in kept)
+        for cell in there.cells
     )
     for cell in code(there):
         said = "not answered yet" in json.dumps(cell.outputs)
