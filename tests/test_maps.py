@@ -232,8 +232,8 @@ MAPS = [
 @pytest.mark.parametrize(("name", "grid"), MAPS)
 def test_a_shipped_map_has_every_point_of_its_grid_once(name, grid):
     table = experiments.shipped(name)
-    rows = table[table["map"] == grid["map"]]
     axes = {key: list(value) for key, value in grid.items() if isinstance(value, list | tuple)}
+    rows = table[np.logical_and.reduce([table[key] == grid[key] for key in grid if key not in axes])]
     expected = pd.MultiIndex.from_product(axes.values())
     found = pd.MultiIndex.from_frame(rows[[*axes]])
     assert sorted(found) == sorted(expected)

@@ -159,7 +159,7 @@ def gradient(
             "rate": r,
             "steps": k,
             "seed": s,
-            **{name: float(runs.series[name][i, j, k // every]) for name in ("kept", "test_accuracy")},
+            "kept": float(runs.series["kept"][i, j, k // every]),
         }
         for i, r in enumerate(rate)
         for j, s in enumerate(seed)
