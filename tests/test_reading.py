@@ -1,3 +1,5 @@
+import re
+
 """How long pages are: what is counted, and the bars that every page keeps."""
 
 import pytest
@@ -121,3 +123,8 @@ def test_the_table_names_the_pages_that_break_a_bar(capsys):
     assert name in capsys.readouterr().out
     with pytest.raises(ValueError, match="PAGE: got nothing; allowed are index, "):
         reading.main(["nothing"])
+
+
+@pytest.mark.parametrize("page", sorted(results.BOOK.rglob("*.md")), ids=lambda page: page.stem)
+def test_no_backtick_stands_behind_a_fence_where_markdown_would_swallow_the_next_cell(page):
+    assert not re.search(r"^`{3,}\{[^}]+\}.*`", page.read_text("utf-8"), re.MULTILINE)
