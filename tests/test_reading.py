@@ -1,6 +1,6 @@
-import re
-
 """How long pages are: what is counted, and the bars that every page keeps."""
+
+import re
 
 import pytest
 

@@ -31,7 +31,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], Callable[[], data.Data]]] = 
     "LeNet, MNIST": (lenet, data.mnist5k),
     "LeNet, Fashion": (lenet, data.fashion),
 }
-"""Networks that the map compares, and what they read: 4,000 training and 1,000 test images."""
+"""The networks of the map and what they read, 4,000 training and 1,000 test images."""
 
 SCALES: dict[str, list[dict[str, Any]]] = {
     "medium": [

@@ -20,7 +20,7 @@ __all__ = ["GAINS", "MARKS", "RATES", "SCALES", "accuracies", "band", "gradient"
 GAINS = [0.1, 0.3, 1.0, 3.0, 10.0]
 RATES = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
 MARKS = {"digits": 0.9, "fashion": 0.7}
-"""A network has trained if its test accuracy is at least this: what a good setting reaches and to spare."""
+"""A network with at least this test accuracy has trained; a good setting reaches more."""
 
 SCALES: dict[str, list[dict[str, Any]]] = {
     "medium": [
@@ -75,7 +75,7 @@ def accuracies(
     evaluate_every: int | None = None,
     seeds: Iterable[int] = range(5),
 ) -> NDArray[np.float64]:
-    """Test accuracy of networks of 32 units over all :data:`GAINS` and :data:`RATES`.
+    """Test accuracy of networks of 32 units over all ``GAINS`` and ``RATES``.
 
     Returns
     -------
