@@ -83,12 +83,13 @@ def test_no_notebook_uses_a_name_that_only_a_solution_gave_it(handed_out):
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_the_answer_cells_run_on_what_the_notebook_imports_outside_solutions(handed_out, chapter, capsys):
-    notebook = read(handed_out[chapter])
-    statements = [node for cell in code(notebook) for node in ast.parse(cell.source).body]
+    pages = [read(handed_out[name]) for name in (chapter, f"deeper/{chapter}") if name in handed_out]
+    cells = [cell for notebook in pages for cell in code(notebook)]
+    statements = [node for cell in cells for node in ast.parse(cell.source).body]
     imports = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {}
     exec(compile(ast.Module(imports, []), chapter, "exec"), names)
-    for cell in answers(notebook):
+    for cell in (cell for notebook in pages for cell in answers(notebook)):
         exec(cell.source, names)
     checked = [exercise for exercise in of_chapter(chapter).values() if exercise]
     assert capsys.readouterr().out.count("not answered yet") == len(checked)

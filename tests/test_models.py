@@ -15,7 +15,10 @@ BUILDERS = {
     "vgg": (models.vgg, IMAGE),
 }
 # A dense unit has one position, so instance norm is not for it; ghosts need a size, and lp its p.
-DENSE_NORMS = [*(norm for norm in models.NORMS if norm not in ("instance", "ghost", "lp")), ("ghost", 5)]
+DENSE_NORMS = [
+    *(norm for norm in models.NORMS if norm not in ("instance", "ghost", "lp", "rms")),
+    ("ghost", 5),
+]
 DENSE_NORMS += [("lp", p) for p in (1, 2, math.inf)]
 
 

@@ -32,7 +32,7 @@ def test_what_a_page_embeds_is_small_and_the_same_each_time(name):
 
 
 def test_the_inputs_are_those_of_the_chapter():
-    chapter = chapter_names("batch_norm", "def hidden_inputs", "def near_tangent")
+    chapter = chapter_names("deeper/batch_norm", "def hidden_inputs", "def near_tangent")
     start = SLIDERS["batch_norm"].data()
     np.testing.assert_allclose(start["inputs"], chapter["hidden_inputs"](0)[:400, 0], rtol=0, atol=5.1e-5)
     # The band's edge is where the chapter's measure changes sides.

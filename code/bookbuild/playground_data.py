@@ -159,8 +159,7 @@ STORIES = (
         "depth",
         "Growing gradients",
         "Before the first step, read the gradients from layer 8 down to layer 1: in B, with batch "
-        "norm, they grow to more than four times their length. In A, without it, they do not even "
-        "grow to three times.",
+        "norm, they grow to more than three times their length. In A, without it, they grow less.",
         "scale_invariance",
         Settings(depth=8),
         Settings(depth=8, norm="batch"),

@@ -74,7 +74,7 @@ def inputs(name: str) -> tuple[Floats, NDArray[np.int64]]:
     pixels from 0 to 255. Pixels that are blank nearly always are left out.
 
     >>> [inputs(name)[0].shape for name in ("wine", "cancer", "digits", "MNIST")]
-    [(178, 13), (569, 30), (1347, 52), (4000, 149)]
+    [(178, 13), (569, 30), (1347, 52), (4000, 133)]
     """
     check_choice(DATA, name=name)
     if name in ("wine", "cancer"):
