@@ -35,8 +35,8 @@ TIMES = """({ norms, activation }) => {
     const [x, w, b, y, dx, dy, dw] = [N * K, J * K, J, N * J, N * K, N * J, J * K].map(values);
     return () => {
       layers.multiply(x, w, b, y, N, K, J);
-      layers.multiplyAcross(dy, x, dw, N, K, J);
-      if (i) layers.multiplyBack(dy, w, dx, N, K, J);
+      layers.product(dy, 1, J, x, dw, J, N, K);
+      if (i) layers.product(dy, J, 1, w, dx, N, J, K);
     };
   }));
   const time = (action, times) => {

@@ -81,10 +81,12 @@ End.
 """
 
 
-def test_words_outside_cells_and_solutions_count_and_so_do_formulas_but_not_markup():
-    # "{exercise}" and "Title" stand on a line with a word that is read
-    words = "Two words One formula $x = 1$. {math} y a b {exercise} Title Do so. End."
-    assert reading.measure(PAGE) == Reading(len(words.split()), figures=1, claims=2, cells=1, longest=3)
+def test_all_words_outside_cells_and_solutions_count_formulas_and_marks_too():
+    outside = re.sub(r"```\{code-cell\}[^`]*```", "", PAGE)
+    before, after = outside.split("````{solution-start}")[0], outside.split("````{solution-end}\n````")[1]
+    words = len(before.split()) + len(after.split())
+    assert reading.measure(PAGE) == Reading(words, figures=1, claims=2, cells=1, longest=3)
+    assert "Not" in after  # what a dropdown holds can be read
 
 
 def test_a_minute_for_200_words_for_each_unfolded_cell_and_for_each_figure():

@@ -1,6 +1,6 @@
 """How long pages take to read, and whether they keep the bars: ``python -m bookbuild.reading [PAGE]``.
 
-What is inside solutions and dropdowns is not counted. A cell is folded if a tag hides or removes its input.
+What is inside solutions is not counted. A cell is folded if a tag hides or removes its input.
 """
 
 from __future__ import annotations
@@ -19,14 +19,9 @@ FOLDED = re.compile(r"\b(?:hide-input|hide-cell|remove-input|remove-cell)\b")
 CELL = re.compile(
     r"^```\{code-cell\}.*\n(?P<options>---\n(?:.*\n)*?---\n|(?::.*\n)*)(?P<source>(?:.*\n)*?)```\s*$", re.M
 )
-CLOSED = re.compile(
-    r"^(?P<solution>`{3,})\{solution-start\}(?:.*\n)*?`{3,}\{solution-end\}.*\n(?P=solution)\s*$"
-    r"|^(?P<fence>`{3,}|:{3,})\{dropdown\}(?:.*\n)*?(?P=fence)\s*$",
-    re.M,
+SOLUTION = re.compile(
+    r"^(?P<fence>`{3,})\{solution-start\}(?:.*\n)*?`{3,}\{solution-end\}.*\n(?P=fence)\s*$", re.M
 )
-# Lines and signs that nobody reads: the header, fences, options and targets; bars of tables, marks of lists.
-MARKUP = re.compile(r"\A---\n(?:.*\n)*?---\n|^(?:`{3,}|:{3,})|^:[\w-]+:.*$|^\([\w-]+\)=$", re.M)
-SIGNS = re.compile(r"[|:#>*+-]+")
 
 
 class Reading(NamedTuple):
@@ -55,13 +50,13 @@ WORDS_OF_THE_BOOK = 60_000
 
 def measure(text: str) -> Reading:
     """Count what a page, given as MyST, gives to read."""
-    text = CLOSED.sub("", text)
+    text = SOLUTION.sub("", text)
     cells = list(CELL.finditer(text))
     shown = [cell["source"].strip("\n") for cell in cells if not FOLDED.search(cell["options"])]
     prose = CELL.sub("", text)
     figures = sum(bool(re.search(r"^ +figure:$", cell["options"], re.M)) for cell in cells)
     return Reading(
-        words=sum(not SIGNS.fullmatch(word) for word in MARKUP.sub("", prose).split()),
+        words=len(prose.split()),
         figures=figures + len(re.findall(r"^`{3,}\{(?:slider|figure)\}", prose, re.M)),
         claims=len(named_claims("\n".join(cell["source"] for cell in cells))),
         cells=len(shown),

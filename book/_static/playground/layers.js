@@ -53,47 +53,27 @@ function playgroundLayers() {
     }
   }
 
-  /** dx = dy w. */
-  function multiplyBack(dy, w, dx, N, K, J) {
-    for (let n = 0; n < N; n += 1) {
-      const row = n * J;
+  /**
+   * out = a b, of M x K, where a's element (m, l) stands at m * step + l * stride:
+   * dx = dy w with (J, 1), dw = dyᵀ x with (1, J).
+   */
+  function product(a, step, stride, b, out, M, L, K) {
+    for (let m = 0; m < M; m += 1) {
       for (let k = 0; k < K; k += 4) { // K is 64 or the width, a multiple of 4
         let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-        for (let j = 0; j < J; j += 1) {
-          const value = dy[row + j];
-          const at = j * K + k;
-          s0 += value * w[at];
-          s1 += value * w[at + 1];
-          s2 += value * w[at + 2];
-          s3 += value * w[at + 3];
+        for (let l = 0; l < L; l += 1) {
+          const value = a[m * step + l * stride];
+          const at = l * K + k;
+          s0 += value * b[at];
+          s1 += value * b[at + 1];
+          s2 += value * b[at + 2];
+          s3 += value * b[at + 3];
         }
-        const at = n * K + k;
-        dx[at] = s0;
-        dx[at + 1] = s1;
-        dx[at + 2] = s2;
-        dx[at + 3] = s3;
-      }
-    }
-  }
-
-  /** dw = dyᵀ x. */
-  function multiplyAcross(dy, x, dw, N, K, J) {
-    for (let j = 0; j < J; j += 1) {
-      for (let k = 0; k < K; k += 4) {
-        let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-        for (let n = 0; n < N; n += 1) {
-          const value = dy[n * J + j];
-          const at = n * K + k;
-          s0 += value * x[at];
-          s1 += value * x[at + 1];
-          s2 += value * x[at + 2];
-          s3 += value * x[at + 3];
-        }
-        const at = j * K + k;
-        dw[at] = s0;
-        dw[at + 1] = s1;
-        dw[at + 2] = s2;
-        dw[at + 3] = s3;
+        const at = m * K + k;
+        out[at] = s0;
+        out[at + 1] = s1;
+        out[at + 2] = s2;
+        out[at + 3] = s3;
       }
     }
   }
@@ -122,9 +102,9 @@ function playgroundLayers() {
         return y;
       },
       backward(dy) {
-        multiplyAcross(dy, x, weight.gradient, N, K, J);
+        product(dy, 1, J, x, weight.gradient, J, N, K); // dyᵀ x
         if (bias) sumRows(dy, shift.gradient, N, J);
-        if (!first) multiplyBack(dy, weight.value, dx, N, K, J);
+        if (!first) product(dy, J, 1, weight.value, dx, N, J, K); // dy w
         return dx;
       },
     };
@@ -326,5 +306,5 @@ function playgroundLayers() {
     return loss;
   }
 
-  return { linear, norm, activation, crossEntropy, multiply, multiplyBack, multiplyAcross, EPS };
+  return { linear, norm, activation, crossEntropy, multiply, product, EPS };
 }
