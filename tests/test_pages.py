@@ -99,3 +99,12 @@ def test_an_image_becomes_webp_without_loss_and_keeps_its_place(app):
     pages.write_webp(app, None)
     assert not png.exists()
     assert Image.open(app.outdir / "_images/a.webp").convert("RGB").tobytes() == pixels
+
+
+def test_the_arrow_of_the_sidebar_says_whose_pages_it_opens():
+    row = (
+        '<a href="sgd.html">1. Gradient &amp; noise</a><details open="open"><summary><span></span></summary>'
+    )
+    named = pages.name_toggles(row)
+    assert '<summary aria-label="Pages under 1. Gradient &amp; noise"><span>' in named
+    assert pages.name_toggles(named) == named

@@ -132,6 +132,23 @@ def pass_deeper_pages_by(
         context[side] = other and {"link": context["pathto"](other), "title": title}
 
 
+def name_toggles(contents: str) -> str:
+    """Let every arrow that opens a chapter's list of pages say, to who cannot see it, whose list it is."""
+    return re.sub(
+        r"(>)([^<>]+)(</a><details[^>]*><summary)(?=>)",
+        lambda m: f'{m[1]}{m[2]}{m[3]} aria-label="Pages under {html.escape(html.unescape(m[2]))}"',
+        contents,
+    )
+
+
+def name_sidebar_toggles(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Name the arrows of the sidebar; the theme leaves them without a text."""
+    toctree = context["generate_toctree_html"]
+    context["generate_toctree_html"] = lambda *args, **kwargs: name_toggles(str(toctree(*args, **kwargs)))
+
+
 def write_sitemap(app: Sphinx, exception: Exception | None) -> None:
     """List the pages for search engines, if the book has an address."""
     base = app.config.html_baseurl.rstrip("/")
@@ -148,6 +165,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", describe, priority=600)
     app.connect("html-page-context", pass_deeper_pages_by)
     app.connect("html-page-context", write_notebook)
+    app.connect("html-page-context", name_sidebar_toggles, priority=900)  # after the theme has made its own
     for finish in (write_webp, write_sitemap):
         app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -63,9 +63,10 @@ def playground(open_page):
 
     def open_playground(address="", **settings):
         page = open_page(f"{PAGE}", **settings)
-        if address:
-            page.goto(f"{page.url.partition('#')[0]}#{address}")
-            page.reload()
+        if address:  # by way of another page: this one may just be writing its own address
+            url = page.url.partition("#")[0]
+            page.goto("about:blank")
+            page.goto(f"{url}#{address}")
         return Driver(page)
 
     return open_playground

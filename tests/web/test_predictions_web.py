@@ -7,6 +7,7 @@ import sys
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import ROOT
+from playwright.sync_api import expect
 
 PAGE = """# A page
 
@@ -154,9 +155,9 @@ def test_who_looks_first_makes_no_prediction(page):
     asked = question(page, "Which one?")
     asked.locator("summary").press("Enter")
     assert page.get_by_text("The first answer.").is_visible()
-    assert asked.get_by_role("radio").first.is_disabled()
+    expect(asked.get_by_role("radio").first).to_be_disabled()
     asked.locator("summary").press("Enter")
-    assert asked.get_by_role("radio").first.is_enabled()
+    expect(asked.get_by_role("radio").first).to_be_enabled()
     assert page.evaluate("localStorage.getItem('bnbook-predictions')") is None
 
 
