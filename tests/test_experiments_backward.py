@@ -80,6 +80,19 @@ def test_a_network_repaired_on_both_ways_trains_like_the_right_one():
 def test_a_row_is_the_mean_of_the_last_25_losses():
     (row,) = wrong.losses("digits", "relu", 1, ("none",), (0.1,), (30,), (0,))
     one = training.sweep(
-        wrong.network, data.digits(), steps=30, seeds=[0], evaluate_every=30, depth=1, lr=0.1, activation="relu"
+        wrong.network,
+        data.digits(),
+        steps=30,
+        seeds=[0],
+        evaluate_every=30,
+        depth=1,
+        lr=0.1,
+        activation="relu",
     )
-    assert row == {"mistake": "none", "rate": 0.1, "steps": 30, "seed": 0, "loss": pytest.approx(one.loss[0, 5:].mean())}
+    assert row == {
+        "mistake": "none",
+        "rate": 0.1,
+        "steps": 30,
+        "seed": 0,
+        "loss": pytest.approx(one.loss[0, 5:].mean()),
+    }

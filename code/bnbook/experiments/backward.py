@@ -39,11 +39,25 @@ COMMON: dict[str, Any] = {"map": "losses", "rate": RATES, "seed": (100, 101, 102
 
 SCALES: dict[str, list[dict[str, Any]]] = {
     "medium": [
-        {**COMMON, "images": "digits", "activation": phi, "depth": 6, "mistake": tuple(MISTAKES), "steps": (250,)}
+        {
+            **COMMON,
+            "images": "digits",
+            "activation": phi,
+            "depth": 6,
+            "mistake": tuple(MISTAKES),
+            "steps": (250,),
+        }
         for phi in ("relu", "tanh", "sigmoid")
     ]
     + [
-        {**COMMON, "images": images, "activation": phi, "depth": depth, "mistake": SUBTLE, "steps": (100, 1000)}
+        {
+            **COMMON,
+            "images": images,
+            "activation": phi,
+            "depth": depth,
+            "mistake": SUBTLE,
+            "steps": (100, 1000),
+        }
         for images, phi, depth in (
             ("digits", "relu", 6),
             ("digits", "relu", 2),
@@ -119,7 +133,9 @@ class Minus(nn.Module):
         return x - self.c
 
 
-def centred(in_shape: Sequence[int], classes: int, k: Sequence[float], c: float, **settings: Any) -> nn.Sequential:
+def centred(
+    in_shape: Sequence[int], classes: int, k: Sequence[float], c: float, **settings: Any
+) -> nn.Sequential:
     """:func:`network` with `c` taken off each activation's output; the next norm removes what that adds."""
     parts: list[nn.Module] = []
     for part in network(in_shape, classes, k, **settings):
@@ -163,7 +179,9 @@ class TwoWays(nn.Linear):
         return to_weights + to_signal - to_signal.detach()
 
 
-def half_repaired(in_shape: Sequence[int], classes: int, repaired: Sequence[float], **settings: Any) -> nn.Sequential:
+def half_repaired(
+    in_shape: Sequence[int], classes: int, repaired: Sequence[float], **settings: Any
+) -> nn.Sequential:
     """:func:`network` with constant means, and :class:`TwoWays` with the factors `repaired` below each norm."""
     model = network(in_shape, classes, MISTAKES["μ constant"], **settings)
     for i, part in enumerate(model[:-1]):
@@ -195,7 +213,13 @@ def losses(
         lr=[*rate],
     )
     return [
-        {"mistake": name, "rate": r, "steps": n, "seed": s, "loss": float(runs.loss[i, j, k, n - 25 : n].mean())}
+        {
+            "mistake": name,
+            "rate": r,
+            "steps": n,
+            "seed": s,
+            "loss": float(runs.loss[i, j, k, n - 25 : n].mean()),
+        }
         for i, name in enumerate(mistake)
         for j, r in enumerate(rate)
         for n in steps
