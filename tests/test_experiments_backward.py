@@ -1,4 +1,4 @@
-"""Batch norm with a wrong gradient: the forward pass is right, and the gradient is wrong as its factors say."""
+"""Batch norm with a wrong gradient: right in the forward pass, and wrong as its factors say."""
 
 import pytest
 import torch

@@ -91,6 +91,10 @@ class Mistaken(layers.BatchNorm):
         gradient of the variance.
     """
 
+    k_mu: Tensor
+    k_sigma: Tensor
+    k_x: Tensor
+
     def __init__(self, num_features: int, k: Sequence[float]) -> None:
         super().__init__(num_features)
         for name, value in zip(("k_mu", "k_sigma", "k_x"), k, strict=True):
@@ -124,6 +128,8 @@ def network(
 
 class Minus(nn.Module):
     """Subtracts a constant."""
+
+    c: Tensor
 
     def __init__(self, c: float) -> None:
         super().__init__()
@@ -167,6 +173,9 @@ class TwoWays(nn.Linear):
         1 repairs the gradient of the weights, or the signal to the layers below; 0 leaves it wrong.
     """
 
+    k_w: Tensor
+    k_s: Tensor
+
     def __init__(self, linear: nn.Linear, k_w: float, k_s: float) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False)
         self.weight = linear.weight
@@ -182,9 +191,9 @@ class TwoWays(nn.Linear):
 def half_repaired(
     in_shape: Sequence[int], classes: int, repaired: Sequence[float], **settings: Any
 ) -> nn.Sequential:
-    """:func:`network` with constant means, and :class:`TwoWays` with the factors `repaired` below each norm."""
+    """:func:`network` with constant means, and :class:`TwoWays` with these factors below each norm."""
     model = network(in_shape, classes, MISTAKES["μ constant"], **settings)
-    for i, part in enumerate(model[:-1]):
+    for i, part in enumerate(list(model)[:-1]):
         if isinstance(part, nn.Linear):
             model[i] = TwoWays(part, *repaired)
     return model
