@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from importlib.metadata import requires
+import tomllib
 from types import SimpleNamespace
 
 import nbformat
@@ -13,6 +13,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
 
 from bookbuild import addresses, notebooks
+from bookbuild.results import ROOT
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ from bookbuild import addresses, notebooks
         ("git@example.org:github.com/book.git", ""),
         ("https://example.org/github.com/someone/book", ""),
         ("https://notgithub.com/someone/book", ""),
+        ("https://githubxcom/someone/book", ""),
         ("https://github.com.example.org/someone/book", ""),
         ("/srv/git/book.git", ""),
         ("file:///srv/github.com/book", ""),
@@ -105,7 +107,9 @@ def test_the_first_cell_of_a_download_installs_the_package_in_colab_and_nowhere_
 
 
 def test_what_the_book_brings_to_colab_asks_for_no_version_of_what_runs_there():
-    named = [Requirement(text) for text in requires("bnbook")]
+    project = tomllib.loads((ROOT / "code/pyproject.toml").read_text("utf-8"))["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["book"]]
+    named = [Requirement(text) for text in texts]
     assert {"ipython", "ipykernel"} <= {requirement.name for requirement in named}
     assert [str(requirement) for requirement in named if requirement.specifier] == []
 
