@@ -1,4 +1,4 @@
-# Two commands matter: `make book` and `make test`. Each works alone on a machine with Python 3.11 or newer.
+# Two commands matter: `make book` and `make test`. Each works alone on a machine with Python 3.11 to 3.14.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,18 +11,23 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help book live execute notebooks check replicate hooks lab serve pdf test lint unit nbval test-web bench bench-page clean
+.PHONY: help book live execute notebooks check replicate hooks lab serve pdf test lint unit nbval test-web bench bench-page lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(READY): requirements.txt code/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
+$(READY): requirements.txt constraints.txt code/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	  { echo "Python 3.11 to 3.14 is needed: some of the pinned packages do not come for others." \
+	         "Name one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Installing the pinned packages into $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
+
+lock: $(READY)  ## write constraints.txt anew: every package of every platform, in its newest version that fits
+	@sed '/^-c /d' requirements.txt | $(BIN)/uv pip compile - --universal --python-version 3.11 --upgrade --quiet \
+	  --no-emit-package bnbook --no-annotate --custom-compile-command "make lock" --output-file constraints.txt
 
 book: $(READY)  ## execute what changed and build the HTML
 	@$(BIN)/python -m bookbuild.build

@@ -9,15 +9,13 @@ from PIL import Image
 
 from bookbuild import pages
 
-ADDRESS, BASE = "https://github.com/someone/book", "https://someone.github.io/book"
+REPOSITORY, BASE = "someone/book", "https://someone.github.io/book"
 
 
 @pytest.fixture
 def app(tmp_path):
     """As much of a Sphinx application as the functions look at."""
-    config = SimpleNamespace(
-        html_theme_options={}, html_baseurl="", html_title="Tiny", author="A", copyright="2026"
-    )
+    config = SimpleNamespace(html_baseurl="", html_title="Tiny", author="A", copyright="2026")
     builder = SimpleNamespace(format="html", images={})
     env = SimpleNamespace(found_docs={"book/index", "book/sgd"})
     return SimpleNamespace(config=config, builder=builder, env=env, srcdir=tmp_path, outdir=tmp_path)
@@ -34,16 +32,30 @@ def offered(app, page="book/sgd"):
     return {button["text"]: button["url"] for group in found["header_buttons"] for button in group["buttons"]}
 
 
-def test_a_chapter_offers_its_notebook_and_with_an_address_colab_and_binder(app):
+def test_a_chapter_offers_its_notebook_and_with_an_address_colab_and_binder(app, monkeypatch):
     download = {"Download the notebook": "../notebooks/sgd.ipynb"}
+    monkeypatch.setattr(pages.addresses, "repository", lambda: "")
     assert offered(app) == download
-    app.config.html_theme_options = {"repository_url": ADDRESS + "/", "repository_branch": "trunk"}
+    monkeypatch.setattr(pages.addresses, "repository", lambda: REPOSITORY)
     assert offered(app) == {
         **download,
-        "Open in Colab": "https://colab.research.google.com/github/someone/book/blob/trunk/notebooks/sgd.ipynb",
-        "Open on Binder": "https://mybinder.org/v2/gh/someone/book/trunk?labpath=notebooks/sgd.ipynb",
+        "Open in Colab": "https://colab.research.google.com/github/someone/book/blob/colab/sgd.ipynb",
+        "Open on Binder": "https://mybinder.org/v2/gh/someone/book/HEAD?labpath=notebooks/sgd.ipynb",
     }
     assert offered(app, "book/setup") == {}
+
+
+@pytest.mark.parametrize(
+    ("repository", "own", "base"),
+    [("", "", ""), (REPOSITORY, "", BASE), (REPOSITORY, "https://book.org", "https://book.org")],
+)
+def test_the_address_of_the_pages_follows_the_repository_unless_one_is_set(
+    app, monkeypatch, repository, own, base
+):
+    monkeypatch.setattr(pages.addresses, "repository", lambda: repository)
+    app.config.html_baseurl = own
+    pages.find_address(app, app.config)
+    assert app.config.html_baseurl == base
 
 
 def described(app, page):

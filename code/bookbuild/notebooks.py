@@ -18,7 +18,9 @@ from pathlib import Path
 import nbformat
 from docutils.nodes import make_id
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
+from bookbuild.addresses import package, repository
 from bookbuild.portable import Labels, labels, portable
 from bookbuild.results import NOTEBOOKS, ROOT, find_result, name_of, pages_named, with_outputs
 
@@ -125,7 +127,25 @@ def write_with_figures(page: Path, file: Path) -> None:
     if result is None:
         raise ValueError(f"{page.name}: not executed as it stands; run `make book`, which does it first")
     file.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(with_outputs(read_source(page, labels()), result), file)
+    notebook = with_outputs(read_source(page, labels()), result)
+    if address := repository():
+        notebook.cells.insert(0, install_cell(address))
+    nbformat.write(notebook, file)
+
+
+def install_cell(address: str) -> NotebookNode:
+    """The first cell of a download: it brings the package into Colab, and does nothing anywhere else.
+
+    Colab's IPython and ipykernel stay, since the package asks for no version of them; replacing them by the
+    pins of ``requirements.txt`` would end the runtime.
+    """
+    source = f"""\
+# In Colab, this brings the book's package. Anywhere else it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    %pip install --quiet "{package(address)}\""""
+    return new_code_cell(source, id="install")
 
 
 def main(arguments: list[str] | None = None) -> int:

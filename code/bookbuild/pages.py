@@ -1,10 +1,9 @@
 """What the pages of the book carry besides their text: light images, the notebook, words for search engines.
 
 * Images become WebP files, with their size in the page, and are loaded when they come near the window.
-* A chapter offers its notebook: as a download, and in Colab and on Binder if ``_config.yml`` names the public
-  address of the repository.
+* A chapter offers its notebook: as a download, and in Colab and on Binder if the repository is public.
 * A page describes itself to search engines and reference managers: a chapter by the question that it
-  answers. If ``html_baseurl`` is set there is a picture to share it with, and a sitemap.
+  answers. If the book has an address there is a picture to share it with, and a sitemap.
 """
 
 from __future__ import annotations
@@ -13,16 +12,22 @@ import html
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
+from bookbuild import addresses
 from bookbuild.notebooks import write_with_figures
 from bookbuild.results import BOOK, chapters, contents, name_of
 
 FRONT = "A course textbook on batch normalization in which every claim about an experiment is measured."
 PICTURE = "_static/share.png"
+
+
+def find_address(app: Sphinx, config: Config) -> None:
+    """Let the pages know where they will be, unless ``_config.yml`` names an address of its own."""
+    config.html_baseurl = config.html_baseurl or addresses.pages(addresses.repository())
 
 
 def lighten_images(
@@ -64,17 +69,13 @@ def offer_notebook(
     name = pagename.removeprefix("book/")
     if BOOK / f"{name}.md" not in chapters():
         return
-    file = f"notebooks/{name}.ipynb"
-    buttons = [_link("Download the notebook", context["pathto"](file, 1), "fas fa-download")]
-    address = app.config.html_theme_options.get("repository_url", "")
-    branch = app.config.html_theme_options.get("repository_branch") or "main"
-    if address:
-        repository = urlsplit(address).path.strip("/")
-        colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{file}"
-        binder = f"https://mybinder.org/v2/gh/{repository}/{branch}?labpath={file}"
+    buttons = [
+        _link("Download the notebook", context["pathto"](f"notebooks/{name}.ipynb", 1), "fas fa-download")
+    ]
+    if repository := addresses.repository():
         buttons += [
-            _link("Open in Colab", colab, "fas fa-play"),
-            _link("Open on Binder", binder, "fas fa-play"),
+            _link("Open in Colab", addresses.colab(repository, name), "fas fa-play"),
+            _link("Open on Binder", addresses.binder(repository, name), "fas fa-play"),
         ]
     group = {"type": "group", "tooltip": "Run this chapter", "icon": "fas fa-rocket", "label": "run-buttons"}
     context["header_buttons"].insert(0, group | {"buttons": buttons})
@@ -160,6 +161,7 @@ def write_sitemap(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything; the theme makes its list of buttons at priority 500."""
+    app.connect("config-inited", find_address)
     app.connect("html-page-context", lighten_images, priority=600)
     app.connect("html-page-context", offer_notebook, priority=600)
     app.connect("html-page-context", describe, priority=600)
