@@ -117,6 +117,13 @@ def test_every_check_in_the_book_is_in_the_catalogue_and_the_other_way_round():
     assert used == set(CATALOGUE)
 
 
+def test_the_exercises_that_the_page_for_teachers_grades_exist():
+    page = (BOOK / "teaching.md").read_text("utf-8")
+    named = set(re.findall(rf"\b(?:{'|'.join(CHAPTERS)})\.\w+", page))
+    assert len(named) > 10
+    assert named <= set(CATALOGUE)
+
+
 def test_the_chapters_stand_in_the_order_of_the_table_of_contents():
     files = re.findall(r"file: book/(\w+)", (BOOK.parent / "_toc.yml").read_text("utf-8"))
     assert tuple(name for name in files if name in CHAPTERS) == CHAPTERS

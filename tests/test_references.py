@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from pybtex.database import parse_file
 
+from bnbook.claims import read_claims
 from bookbuild.results import BOOK, ROOT
 
 SOURCES = parse_file(str(BOOK / "references.bib")).entries
@@ -28,3 +29,19 @@ def test_names_are_written_in_unicode_since_the_labels_are_made_of_their_letters
     assert not re.search(r"\\", str(SOURCES[name].persons))
     assert SOURCES[name].persons["author"]
     assert SOURCES[name].fields["year"].isdigit()
+
+
+def test_a_misconception_has_a_place_where_it_is_said_or_is_nobodys():
+    page = (BOOK / "misconceptions.md").read_text("utf-8")
+    entries = re.findall(r"^\*\*(.+)\*\*\n: ((?:.+\n)+)", page, re.M)
+    assert len(entries) == page.count("\n: ") > 30
+    for sentence, answer in entries:
+        nobodys = sentence.startswith("One might think")
+        assert nobodys != (sentence[0] == '"'), sentence
+        assert nobodys or re.match(r"[^.:]*(\{cite:t\}`|\]\(https)", answer), sentence
+
+
+@pytest.mark.parametrize("page", sorted(BOOK.rglob("*.md")), ids=lambda page: page.stem)
+def test_a_link_to_a_claim_leads_to_one(page):
+    linked = set(re.findall(r"`[^`]*<claim-([\w-]+)>`", page.read_text("utf-8")))
+    assert linked <= set(read_claims())

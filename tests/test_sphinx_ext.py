@@ -7,6 +7,7 @@ from sphinx.errors import ExtensionError
 
 from bnbook.claims import Claim
 from bookbuild import sphinx_ext
+from bookbuild.reading import read
 from bookbuild.results import BOOK, Result
 
 
@@ -112,3 +113,11 @@ def test_the_landing_page_counts_the_kinds_apart_in_all_and_by_chapter(claims):
     counts = "2 measurements, 1 replication, 1 identity"
     assert sphinx_ext.ClaimCounts.text() == f"The book has 4 claims: {counts}."
     assert "| 2 measurements, 1 identity | 1 min | 3 s |" in sphinx_ext.ChapterMap.text()
+
+
+def test_the_reading_time_of_several_pages_is_the_sum_of_theirs_and_an_unknown_page_stops_the_build():
+    pages, time = sphinx_ext.reading_time("sgd deeper/sgd")
+    assert pages == [BOOK / "sgd.md", BOOK / "deeper/sgd.md"]
+    assert time == f"{sum(read(page).minutes for page in pages)} min"
+    with pytest.raises(ExtensionError, match=r"{reading}`sgd dgs`: there is no page dgs"):
+        sphinx_ext.reading_time("sgd dgs")

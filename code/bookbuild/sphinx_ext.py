@@ -2,8 +2,8 @@
 
 * Outputs come from the executed chapters of :mod:`bookbuild.results`, and a page whose outputs changed
   is read again even if its text did not; so is one whose tables collect something that changed.
-* ``{runtime}`` tells how long a chapter runs; ``{claims-table}``, ``{claim-counts}`` and ``{chapter-map}``
-  collect all chapters.
+* ``{runtime}`` tells how long a chapter runs, ``{reading}`` how long pages take to read;
+  ``{claims-table}``, ``{claim-counts}`` and ``{chapter-map}`` collect all chapters.
 * Below the title of a page with code stands how long it takes, and which pages go deeper.
 * ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`); ``{predict}`` asks before it answers
   (:mod:`bookbuild.predictions`).
@@ -65,6 +65,25 @@ class Runtime(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Return the time as text."""
         return [nodes.Text(f"{results()[BOOK / f'{self.text}.md'].seconds:.0f} s")], []
+
+
+def reading_time(names: str) -> tuple[list[Path], str]:
+    """Pages by their names, and how long they take to read together."""
+    pages = [BOOK / f"{name}.md" for name in names.split()]
+    if unknown := [name_of(page) for page in pages if not page.is_file()]:
+        raise ExtensionError(f"{{reading}}`{names}`: there is no page {', '.join(unknown)}")
+    return pages, f"{sum(read(page).minutes for page in pages)} min"
+
+
+class ReadingTime(SphinxRole):
+    """``{reading}`sgd saturation``` : the minutes that these pages take to read together."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return the time as text; a change of these pages changes it."""
+        pages, time = reading_time(self.text)
+        for page in pages:
+            self.env.note_dependency(str(page))
+        return [nodes.Text(time)], []
 
 
 class ParsedDirective(SphinxDirective):
@@ -327,6 +346,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     # With another state of these tools, every page is read again.
     app.add_config_value("bookbuild_state", files_key(*Path(__file__).parent.glob("*.py")), "env")
     app.add_role("runtime", Runtime())
+    app.add_role("reading", ReadingTime())
     app.add_directive("claims-table", ClaimsTable)
     app.add_directive("claim-counts", ClaimCounts)
     app.add_directive("chapter-map", ChapterMap)
