@@ -94,7 +94,8 @@ def network(seed: int = 0) -> nn.Sequential:
             conv = nn.Conv2d(C_in, C_out, 3, stride=2, padding=1, bias=False)
             parts += [conv, nn.BatchNorm2d(C_out), nn.ReLU()]
         model = nn.Sequential(*parts, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
-    return model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def norms_of(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -125,7 +126,8 @@ def train(
     model.train()
     for step, batch in enumerate(drawn, start=1):
         optimizer.zero_grad()
-        F.cross_entropy(model(images.x_train[batch]), images.y_train[batch]).backward()
+        loss = F.cross_entropy(model(images.x_train[batch]), images.y_train[batch])
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         tape.append(_statistics(model))
         if step in saved:
@@ -165,7 +167,7 @@ def with_statistics(state: dict[str, Tensor], stats: Tensor | None = None) -> nn
 def recomputed(state: dict[str, Tensor], x: Tensor) -> nn.Sequential:
     """A network with these weights and the statistics of these images, in batches of 32."""
     model = with_statistics(state)
-    doctor.recompute(model, list(x.split(32)))
+    doctor.recompute(model, torch.split(x, 32))
     return model
 
 
@@ -180,7 +182,7 @@ def scores_among(model: nn.Module, x: Tensor, order: Any, N: int) -> Tensor:
     """Scores of images in training mode, in batches of N in this order."""
     model.train()
     scores = torch.empty(len(order), 10)
-    for chosen in torch.as_tensor(order).split(N):
+    for chosen in torch.split(torch.as_tensor(order), N):
         scores[chosen] = model(x[chosen])
     return scores
 
