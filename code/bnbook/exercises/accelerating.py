@@ -49,13 +49,13 @@ shares = [np.log(plain / normed) / whole, np.log(changed / both) / whole]
 """,
         slips="""
 without logarithms: Factors multiply; take logarithms, so that the parts add up.
-    = [(plain / normed) / (plain / both), (changed / both) / (plain / both)]
+    = [2 / 6, 3.75 / 6]
 the share of the changes: These are the shares of the other changes in the same two orders.
-    = [np.log(normed / both) / whole, np.log(plain / changed) / whole]
+    = [np.log(3) / np.log(6), np.log(1.6) / np.log(6)]
 the wrong way round: Batch normalization comes first in the first number.
-    = [np.log(changed / both) / whole, np.log(plain / normed) / whole]
+    = [np.log(3.75) / np.log(6), np.log(2) / np.log(6)]
 steps saved: Compare factors, not numbers of steps saved.
-    = [(plain - normed) / (plain - both), (changed - both) / (plain - both)]
+    = [120 / 200, 110 / 200]
 """,
     ),
     "seeds_needed": Exercise(
