@@ -29,8 +29,6 @@ percent: Give the share as a number from 0 to 1.
     = 31.2
 """,
     ),
-    "another_level": None,
-    "shallow_network": None,
     "parameters": Exercise(
         title="How many parameters?",
         asks="three numbers of parameters",
@@ -63,4 +61,6 @@ two hidden layers: Three hidden layers have two weight matrices of 100 x 100 bet
     = [89_610, 89_810, 90_010]
 """,
     ),
+    "another_level": None,
+    "shallow_network": None,
 }

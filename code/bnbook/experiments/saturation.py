@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnbook import data, models, probes, training
+from bnbook._checks import check_choice
 from bnbook.experiments import by_name
 
 __all__ = ["GAINS", "MARKS", "RATES", "SCALES", "accuracies", "band", "gradient", "images_of", "kept", "run"]
@@ -54,10 +55,12 @@ SCALES: dict[str, list[dict[str, Any]]] = {
 
 
 def images_of(name: str) -> data.Data:
-    """The digits, or 4,000 training and 1,000 test images of Fashion-MNIST, averaged over 2 x 2 pixels."""
+    """The digits, or 4,000 training and 1,000 test images of MNIST or Fashion, averaged over 2 x 2 pixels."""
     if name == "digits":
         return data.digits()
-    whole = data.fashion()
+    sets = {"mnist": data.mnist5k, "fashion": data.fashion}
+    check_choice(sets, name=name)
+    whole = sets[name]()
     small = [
         x[:n].reshape(n, 14, 2, 14, 2).mean((2, 4)).reshape(n, 196)
         for x, n in ((whole.x_train, 4000), (whole.x_test, 1000))
@@ -104,12 +107,23 @@ def accuracies(
 
 
 def band(
-    activation: str, images: str, depth: int, steps: Sequence[int], seed: Sequence[int]
+    activation: str,
+    images: str,
+    depth: int,
+    steps: Sequence[int],
+    seed: Sequence[int],
+    norm: str = "none",
 ) -> list[dict[str, Any]]:
     """Shares of the settings of :func:`accuracies` that reach the mark, and that diverged, in percent."""
     every = math.gcd(*steps)
     found = accuracies(
-        activation, images_of(images), depth=depth, steps=max(steps), evaluate_every=every, seeds=seed
+        activation,
+        images_of(images),
+        norm=norm,
+        depth=depth,
+        steps=max(steps),
+        evaluate_every=every,
+        seeds=seed,
     )
     return [
         {
