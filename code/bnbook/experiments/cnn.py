@@ -64,12 +64,12 @@ SCALES: dict[str, list[dict[str, Any]]] = {
             "steps": (100, 300),
             "seed": CHOOSING,
         }
-        for images, network in (("fashion", "VGG-8"), ("fashion", "VGG-6"), ("mnist", "VGG-8"))
+        for images, network in (("fashion", "VGG-8"), ("mnist", "VGG-8"))
     ]
     + [
         {
             "map": "order",
-            "images": ["fashion", "mnist"],
+            "images": "fashion",
             "side": ["norm first", "pooling first"],
             "rate": RATES,
             "steps": (100, 300),
@@ -80,7 +80,7 @@ SCALES: dict[str, list[dict[str, Any]]] = {
             "blocks": [2, 4],
             "side": ["last γ 0", "last γ 1"],
             "rate": RATES,
-            "steps": (100, 400),
+            "steps": (100, 300),
             "seed": CHOOSING,
         },
     ]
