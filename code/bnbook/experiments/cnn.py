@@ -32,10 +32,7 @@ __all__ = [
     "vgg",
 ]
 
-WIDTHS = {
-    "VGG-6": (8, 0, 8, 8, 0, 16, 16, 16),
-    "VGG-8": (8, 0, 8, 8, 0, 16, 16, 16, 16, 16),
-}
+WIDTHS = {"VGG-8": (8, 0, 8, 8, 0, 16, 16, 16, 16, 16)}
 """Channels of each convolution; a 0 is a max pooling."""
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -57,14 +54,14 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         {
             "map": "vgg",
             "images": images,
-            "network": network,
-            "start": ["glorot", "he"],
+            "network": "VGG-8",
+            "start": start,
             "side": ["batch", "none"],
             "rate": RATES,
             "steps": (100, 300),
             "seed": CHOOSING,
         }
-        for images, network in (("fashion", "VGG-8"), ("mnist", "VGG-8"))
+        for images, start in (("fashion", ["glorot", "he"]), ("mnist", "glorot"))
     ]
     + [
         {
@@ -77,7 +74,7 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         },
         {
             "map": "residual",
-            "blocks": [2, 4],
+            "blocks": 2,
             "side": ["last γ 0", "last γ 1"],
             "rate": RATES,
             "steps": (100, 300),
@@ -190,7 +187,7 @@ def two_layers(in_shape: Sequence[int], classes: int, *, statistics: str, width:
 
 
 def changed(images: str, shifts: Sequence[int]) -> training.Record:
-    """What a sweep can record: how many of 200 test images (%) change their class when shifted to the right."""
+    """What a sweep can record: how many of 200 test images (%) change class when moved to the right."""
     x = torch.from_numpy(images_of(images).x_test[:200])
 
     def record(model: nn.Module, step: int) -> dict[str, Any]:
