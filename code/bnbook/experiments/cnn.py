@@ -22,9 +22,7 @@ __all__ = [
     "WIDTHS",
     "Residual",
     "images_of",
-    "order",
     "pooled",
-    "residual",
     "residual_network",
     "shift",
     "trained",
@@ -62,24 +60,6 @@ SCALES: dict[str, list[dict[str, Any]]] = {
             "seed": CHOOSING,
         }
         for images, start in (("fashion", ["glorot", "he"]), ("mnist", "glorot"))
-    ]
-    + [
-        {
-            "map": "order",
-            "images": "fashion",
-            "side": ["norm first", "pooling first"],
-            "rate": RATES,
-            "steps": (100, 300),
-            "seed": CHOOSING,
-        },
-        {
-            "map": "residual",
-            "blocks": 2,
-            "side": ["last γ 0", "last γ 1"],
-            "rate": RATES,
-            "steps": (100, 300),
-            "seed": CHOOSING,
-        },
     ]
 }
 """Grids by the name of the scale."""
@@ -227,14 +207,6 @@ def pooled(in_shape: Sequence[int], classes: int, *, order: str, width: int = 16
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
 
-def order(
-    images: str, side: str, rate: Sequence[float], steps: Sequence[int], seed: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Test accuracy (%) of :func:`pooled`."""
-    found = trained(pooled, images, steps=steps, seeds=seed, rates=rate, order=side)
-    return _rows({"accuracy": found["test_accuracy"]}, rate, steps, seed)
-
-
 class Residual(nn.Module):
     """x + BN(conv(ReLU(BN(conv(x))))), and ReLU of the sum; γ of the last norm starts at `last`."""
 
@@ -268,15 +240,4 @@ def residual_network(
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
 
-def residual(
-    blocks: int, side: str, rate: Sequence[float], steps: Sequence[int], seed: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Test accuracy (%) of :func:`residual_network` on clothes."""
-    last = {"last γ 0": 0.0, "last γ 1": 1.0}[side]
-    found = trained(
-        residual_network, "fashion", steps=steps, seeds=seed, rates=rate, blocks=blocks, last=last
-    )
-    return _rows({"accuracy": found["test_accuracy"]}, rate, steps, seed)
-
-
-run = by_name(vgg, shift, order, residual)
+run = by_name(vgg, shift)
