@@ -40,14 +40,16 @@ __all__ = [
 
 SCALES: dict[str, list[dict[str, Any]]] = {
     "medium": [
-        {
-            "map": name,
-            "images": images,
-            "rate": rate,
-            "steps": steps,
-            "seed": (100, 101, 102),  # the chapter's verdicts use others
-        }
-        for name, steps in (("momentum", (10, 30, 100, 300, 1000)), ("neighbours", (100, 300, 1000)))
+        {**axes, "images": images, "rate": rate, "seed": (100, 101, 102)}  # the chapter's verdicts use others
+        for axes in (
+            {
+                "map": "momentum",
+                "steps": (10, 30, 100, 300, 1000),
+                "alpha": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+                "side": ("stored", "recomputed"),
+            },
+            {"map": "neighbours", "steps": (100, 300, 1000), "N": (2, 4, 8, 16, 32, 64)},
+        )
         for images, rate in (("fashion", 0.1), ("fashion", 0.02), ("digits", 0.1))
     ]
 }
@@ -193,42 +195,49 @@ def changed(model: nn.Module, x: Tensor, N: int, rng: np.random.Generator) -> fl
     return 100 * float((one != other).double().mean())
 
 
-def momentum(images: str, rate: float, steps: Sequence[int], seed: Sequence[int]) -> list[dict[str, Any]]:
-    """Test error with moving averages of six weights, and with the statistics of one new batch of 32."""
+def momentum(
+    images: str,
+    rate: float,
+    steps: Sequence[int],
+    alpha: Sequence[float],
+    side: Sequence[str],
+    seed: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Test error in percent with moving averages, and with the statistics of thirty new batches of 32."""
     chosen, rows = images_of(images), []
     for s in seed:
         done = train(network(s), chosen, batches(chosen, s, steps[-1]), rate=rate, saved=steps)
-        fresh = chosen.x_train[batches(chosen, 3000 + s, 1)[0]]
+        fresh = chosen.x_train[torch.cat([*batches(chosen, 3000 + s, 30)])]
         for step in steps:
             exact = error(recomputed(done.weights[step], fresh), chosen.x_test, chosen.y_test)
-            for alpha in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3):
-                model = with_statistics(done.weights[step], average(done.tape[:step], alpha)[-1])
-                stored = error(model, chosen.x_test, chosen.y_test)
-                sides = {"stored": stored, "recomputed": exact}
+            for a in alpha:
+                model = with_statistics(done.weights[step], average(done.tape[:step], a)[-1])
+                errors = {"stored": error(model, chosen.x_test, chosen.y_test), "recomputed": exact}
                 rows += [
-                    {"alpha": alpha, "steps": step, "seed": s, "side": side, "error": e}
-                    for side, e in sides.items()
+                    {"alpha": a, "steps": step, "seed": s, "side": key, "error": errors[key]} for key in side
                 ]
     return rows
 
 
-def neighbours(images: str, rate: float, steps: Sequence[int], seed: Sequence[int]) -> list[dict[str, Any]]:
+def neighbours(
+    images: str, rate: float, steps: Sequence[int], N: Sequence[int], seed: Sequence[int]
+) -> list[dict[str, Any]]:
     """Percent of the predictions that change with the neighbours, over batch sizes and training steps."""
     chosen, rows = images_of(images), []
     for s in seed:
         done = train(network(s), chosen, batches(chosen, s, steps[-1]), rate=rate, saved=steps)
         rows += [
             {
-                "N": N,
+                "N": n,
                 "steps": step,
                 "seed": s,
                 "side": "changed",
                 "share": changed(
-                    with_statistics(done.weights[step]), chosen.x_test[:512], N, np.random.default_rng(s)
+                    with_statistics(done.weights[step]), chosen.x_test[:512], n, np.random.default_rng(s)
                 ),
             }
             for step in steps
-            for N in (2, 4, 8, 16, 32, 64)
+            for n in N
         ]
     return rows
 
