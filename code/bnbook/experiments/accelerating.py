@@ -20,7 +20,7 @@ from torch import Tensor
 from bnbook import data, layers
 from bnbook._checks import check_choice
 from bnbook.experiments import by_name
-from bnbook.experiments.saturation import images_of as fashion_of
+from bnbook.experiments.saturation import images_of as small_images
 from bnbook.sgd import mini_batches
 
 __all__ = [
@@ -166,12 +166,8 @@ def images_of(name: str) -> data.Data:
     >>> images_of("mnist").x_train.shape
     (4000, 196)
     """
-    check_choice(["mnist", "fashion"], name=name)
-    if name == "fashion":
-        return fashion_of("fashion")
-    full = data.mnist5k()
-    small = [x.reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196) for x in (full.x_train, full.x_test)]
-    return full._replace(x_train=small[0], x_test=small[1])
+    check_choice(["mnist", "fashion"], name=name)  # the digits have 64 pixels
+    return small_images(name)
 
 
 def draw_batches(y: NDArray[np.int64], seed: int, steps: int, N: int, how: str) -> NDArray[np.int64]:
