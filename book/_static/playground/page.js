@@ -127,11 +127,15 @@
         sides[i].diverged = diverged;
       });
       if (playing && (steps >= end || sides.every((side) => side.diverged !== null))) pause();
+      // The curves in one frame, the tables in the next: both in one frame let a slow machine answer late.
       requestAnimationFrame(() => {
-        draw();
-        if (waiting) return;
-        if (playing) goOn();
-        else settle();
+        drawCurves();
+        requestAnimationFrame(() => {
+          drawTables();
+          if (waiting) return;
+          if (playing) goOn();
+          else settle();
+        });
       });
     };
 
@@ -194,7 +198,7 @@
     const recentLoss = (side) => BookSlider.mean(side.losses.slice(-20).filter(Number.isFinite));
     const lastAccuracy = (side) => side.accuracies.at(-1)?.[testMode()];
 
-    function draw() {
+    function drawCurves() {
       let length = story()?.steps ?? 200;
       while (length < steps) length *= 2;
       const size = Math.ceil(length / POINTS);
@@ -208,10 +212,15 @@
         tell(side.head, `${side.name} · ${title(side)}`);
         tell(side.loss, side.diverged === null ? loss : "diverged");
         tell(side.accuracy, side.accuracies.length ? percent(lastAccuracy(side)) : "–");
+      }
+      tell(count, `step ${steps}`);
+    }
+
+    function drawTables() {
+      for (const side of sides) {
         if (!small) side.table.draw(side.settings, side.layers);
         side.layers = null; // drawn
       }
-      tell(count, `step ${steps}`);
     }
 
     function inWords() {
@@ -282,7 +291,7 @@
     const count = html("output", { name: "steps", "aria-live": "off" });
     const seedShown = html("output", { name: "seed", "aria-live": "off" });
     const top = new Controls(`${panel.id}-all`, ({ target }) => {
-      if (target.name === "test") { draw(); if (!playing) settle(); }
+      if (target.name === "test") { drawCurves(); if (!playing) settle(); }
     });
     top.select("pace", "pace", { slow: "slow", steady: "steady", fast: "as fast as can be" }, "steady");
     top.select("test", "statistics in the test", { running: "running", batch: "of the test batch" }, "running");
