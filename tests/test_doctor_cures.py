@@ -130,6 +130,7 @@ def test_recompute_leaves_dropout_off_and_all_else_alone():
         (nn.Sequential(nn.BatchNorm1d(3)), [torch.randn(8, 3)], "at least 32"),
         (nn.Sequential(nn.Linear(3, 3)), [torch.randn(40, 3)], "no batch norm"),
         (doctor.freeze(nn.Sequential(nn.BatchNorm1d(3))), [torch.randn(40, 3)], "no batch norm"),
+        (nn.Sequential(nn.BatchNorm1d(3)), torch.randn(70, 3).split(32), "a tuple of 3 tensors alike"),
     ],
 )
 def test_recompute_refuses_what_it_cannot_do(model, batches, said):

@@ -1,5 +1,6 @@
 """What the book adds to Sphinx: which pages are read again, and the tables that collect all chapters."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +41,17 @@ def test_a_page_is_read_again_if_its_outputs_or_what_it_collects_changed_and_onl
     env.found_docs.remove("book/sgd")
     outputs["sgd"] = "d"
     assert outdated() == []
+
+
+def test_a_changed_static_file_alone_is_copied(outputs, monkeypatch, tmp_path):
+    env = SimpleNamespace(found_docs={"book/references"})
+    monkeypatch.setattr(sphinx_ext, "BOOK", tmp_path)
+    (tmp_path / "_static").mkdir()
+    for _ in range(2):
+        (tmp_path / "_static" / "new.js").write_text("1")
+        assert sphinx_ext.reread_changed_outputs(None, env, set(), set(), set()) == ["book/references"]
+        assert sphinx_ext.reread_changed_outputs(None, env, set(), set(), set()) == []
+        os.utime(tmp_path / "_static" / "new.js", (1, 1))
 
 
 def tidied(text):

@@ -269,6 +269,8 @@ def reread_changed_outputs(
     before: dict[str, str] = getattr(env, "bnbook_read", {})
     now = {f"book/{name_of(page)}": chapter_key(page) + facts_of(page) for page in chapters()}
     now |= {page: directive.text() for page, directive in COLLECTED.items()}
+    # No page shows these in its text, but without an outdated page Sphinx copies no file: the shortest will do.
+    now["book/references"] = str(sorted((str(p), p.stat().st_mtime_ns) for p in (BOOK / "_static").rglob("*")))
     env.bnbook_read = now  # type: ignore[attr-defined]
     return [page for page in now if page in env.found_docs and before.get(page) != now[page]]
 

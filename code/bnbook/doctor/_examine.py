@@ -175,6 +175,7 @@ def _taken(batches: Any, most: int, model: nn.Module, case: Case) -> list[Any]:
     if isinstance(batches, Tensor | Mapping) or (
         isinstance(batches, tuple) and batches and isinstance(batches[0], Tensor)
     ):
+        _check_is_one(batches)
         batches = [batches]
     if isinstance(batches, torch.utils.data.Dataset):
         raise ValueError("batches: got a Dataset, expected batches: DataLoader(dataset, batch_size=...)")
@@ -187,6 +188,17 @@ def _taken(batches: Any, most: int, model: nn.Module, case: Case) -> list[Any]:
     if isinstance(batches, Iterator):
         case.not_examined.append(("the rest of the batches", f"an iterator: {len(given)} were taken from it"))
     return given
+
+
+def _check_is_one(batch: Any) -> None:
+    """Refuse what ``torch.split`` returns: taken for one batch, all of its parts but the first would be lost."""
+    if isinstance(batch, tuple) and len(batch) > 1 and all(isinstance(part, Tensor) for part in batch):
+        kinds = {(part.ndim, part.dtype, part.shape[1:]) for part in batch}
+        if len(kinds) == 1 and batch[0].ndim > 1:
+            raise ValueError(
+                f"batches: got a tuple of {len(batch)} tensors alike: write list(batches) if each is a batch, "
+                "[batches] if they are one"
+            )
 
 
 def _ragged(batches: Any) -> tuple[int, int] | None:
