@@ -49,7 +49,12 @@ def given_arrays(case):
     x = rng.normal(size=shape) + offset
     x[: sizes[0]] *= 1.5 if offset == 0 else 1
     x[: sizes[0], 0] += 3
-    values = {"x": x, "dy": rng.normal(size=shape), "weight": rng.normal(1, 0.5, C), "bias": rng.normal(size=C)}
+    values = {
+        "x": x,
+        "dy": rng.normal(size=shape),
+        "weight": rng.normal(1, 0.5, C),
+        "bias": rng.normal(size=C),
+    }
     return {key: value.astype(dtype) for key, value in values.items()}
 
 
@@ -87,7 +92,7 @@ def run():
 
 
 def together(run, case, key, sync=True):
-    """What all processes have computed: their parts of the batch, or the sums of their parts of a gradient."""
+    """What all processes have computed: the parts of a batch, or the sum of the parts of a gradient."""
     parts = [process[key] for process in run[case, sync]]
     return sum(parts) if key in ("dweight", "dbias") else np.concatenate(parts)
 

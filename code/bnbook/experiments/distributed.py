@@ -7,6 +7,7 @@ runs the same jobs, such as :func:`normalize`, :func:`train` and :func:`uneven`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import subprocess
@@ -94,9 +95,7 @@ def normalize(
         bytes of each message, (messages, 2).
     """
     layer = (SyncBatchNorm if sync else layers.BatchNorm)(len(weight)).to(torch.from_numpy(x).dtype)
-    layer.load_state_dict(
-        {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}, strict=False
-    )
+    layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}, strict=False)
     mine, upstream = (torch.from_numpy(z).split(list(sizes))[dist.get_rank()] for z in (x, dy))
     mine = mine.clone().requires_grad_()
     with _sent() as sent:
@@ -263,7 +262,7 @@ def device_batches(
 
 
 class OfDevices(layers.GhostBatchNorm):
-    """What devices with ``EACH`` examples compute, each with its own statistics; those of device 0 are kept."""
+    """What devices compute with ``EACH`` examples and their own statistics; those of device 0 are kept."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features, EACH)
@@ -333,27 +332,27 @@ def skew(
     seed: Sequence[int],
 ) -> list[dict[str, Any]]:
     """Test accuracy of networks from K devices that have each their own classes, over rates and steps."""
-    chosen, rows = images_of(images), []
+    chosen, rows = images_of(images), list[dict[str, Any]]()
     for s in seed:
         order = device_batches(chosen.y_train, K, max(steps), s, skewed=True)
-        for r in rate:
-            for sync in (True, False):
-                runs = in_one_process(chosen, order, seed=s, rate=r, sync=sync)
-                for step, (loss, model) in enumerate(runs, start=1):
-                    if step not in steps:
-                        continue
-                    found = {"SyncBN": model} if sync else {"device 0": model, "recomputed": recomputed(model, chosen)}
-                    rows += [
-                        {
-                            "rate": r,
-                            "steps": step,
-                            "seed": s,
-                            "side": name,
-                            "accuracy": accuracy(one, chosen) if np.isfinite(loss) else np.nan,
-                        }
-                        for name, one in found.items()
-                        if name in side
-                    ]
+        for r, sync in itertools.product(rate, (True, False)):
+            runs = in_one_process(chosen, order, seed=s, rate=r, sync=sync)
+            for step, (loss, model) in enumerate(runs, start=1):
+                if step not in steps:
+                    continue
+                found = {"SyncBN": model} if sync else {"device 0": model}
+                if not sync and "recomputed" in side:
+                    found["recomputed"] = recomputed(model, chosen)
+                point = {"rate": r, "steps": step, "seed": s}
+                rows += [
+                    {
+                        **point,
+                        "side": name,
+                        "accuracy": accuracy(one, chosen) if np.isfinite(loss) else np.nan,
+                    }
+                    for name, one in found.items()
+                    if name in side
+                ]
     return rows
 
 
