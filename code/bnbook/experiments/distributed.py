@@ -96,7 +96,7 @@ def normalize(
     """
     layer = (SyncBatchNorm if sync else layers.BatchNorm)(len(weight)).to(torch.from_numpy(x).dtype)
     layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}, strict=False)
-    mine, upstream = (torch.from_numpy(z).split(list(sizes))[dist.get_rank()] for z in (x, dy))
+    mine, upstream = (torch.split(torch.from_numpy(z), list(sizes))[dist.get_rank()] for z in (x, dy))
     mine = mine.clone().requires_grad_()
     with _sent() as sent:
         y = layer(mine)
