@@ -158,7 +158,7 @@ def uneven(batches: Sequence[int], *, sync: bool, join: str, patience: float = 3
                 network(torch.randn(8, 4)).square().mean().backward()
                 done += 1
     except RuntimeError as error:
-        # Who has waited too long sees a timeout, or that the other one has closed the connection after its own.
+        # A wait in vain ends with a timeout, or because the other's timeout has closed the connection.
         ended = "stopped by Join" if "exhausted" in str(error) else "waited in vain"
     dist.barrier()  # of the default group, which still works
     return f"{done} batches, {ended}"
