@@ -3,12 +3,10 @@
 A start of two processes takes seconds, so one run serves many tests.
 """
 
-import os
-import runpy
+import pickle
 import subprocess
-import sys
-import time
 from contextlib import contextmanager
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -21,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
 
-from bnbook import distributed, layers, models, norms
+from bnbook import data, distributed, layers, norms
 from bnbook.distributed import SyncBatchNorm
 from bnbook.experiments import distributed as processes
 
@@ -38,64 +36,75 @@ CASES = {
 }
 ALL = pytest.mark.parametrize("case", CASES)
 EXACT = pytest.mark.parametrize("case", [name for name in CASES if "far" not in name])
-TRAIN = "--shards shuffled skewed --seeds 3 4 --steps 6 --batch-size 8 --depth 1 --width 6 --norm sync batch"
+ENDS = [(False, "none"), (False, "shadow"), (True, "shadow"), (True, "throw")]
+RUNS = [(sync, skewed, seed) for sync in (True, False) for skewed in (True, False) for seed in (3, 4)]
 
 
-def given_arrays():
-    arrays = {}
-    for seed, (name, (shape, sizes, offset, dtype)) in enumerate(CASES.items()):
-        rng = np.random.default_rng(seed)
-        C = shape[1]
-        # Parts that differ, so that the statistics of a part are not those of the whole.
-        x = rng.normal(size=shape) + offset
-        x[: sizes[0]] *= 1.5 if offset == 0 else 1
-        x[: sizes[0], 0] += 3
-        values = {
-            "x": x,
-            "dy": rng.normal(size=shape),
-            "weight": rng.normal(1, 0.5, C),
-            "bias": rng.normal(size=C),
-        }
-        arrays |= {f"{name}.{key}": value.astype(dtype) for key, value in values.items()}
-        arrays[f"{name}.sizes"] = np.array(sizes)
-    return arrays
+def given_arrays(case):
+    """Arguments of ``processes.normalize``."""
+    shape, sizes, offset, dtype = CASES[case]
+    rng = np.random.default_rng(list(CASES).index(case))
+    C = shape[1]
+    # Parts that differ, so that the statistics of a part are not those of the whole.
+    x = rng.normal(size=shape) + offset
+    x[: sizes[0]] *= 1.5 if offset == 0 else 1
+    x[: sizes[0], 0] += 3
+    values = {
+        "x": x,
+        "dy": rng.normal(size=shape),
+        "weight": rng.normal(1, 0.5, C),
+        "bias": rng.normal(size=C),
+    }
+    return {key: value.astype(dtype) for key, value in values.items()}
 
 
 def examples():
     rng = np.random.default_rng(0)
-    return {"x_train": rng.normal(size=(40, 7)), "y_train": rng.integers(3, size=40)}
+    x, y = rng.normal(size=(60, 7)), rng.integers(10, size=60)
+    return data.Data(x, y, x, y)
+
+
+def order_of(skewed, seed):
+    return processes.device_batches(examples().y_train, 2, 6, seed, skewed=skewed)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Results of all jobs, from one start of two processes."""
-    folder = tmp_path_factory.mktemp("distributed")
-    np.savez(folder / "compare.npz", **given_arrays())
-    np.savez(folder / "train.npz", **examples())
-    train = "THEN train train.npz {}.npz " + TRAIN
-    jobs = f"compare compare.npz 0.npz {train.format(1)} {train.format(2)} --ddp"
-    words = [str(folder / word) if word.endswith(".npz") else word for word in jobs.split()]
-    done = processes.launch(*words)
-    assert done.stdout == ""
-    return [dict(np.load(folder / f"{job}.npz")) for job in range(3)]
+def run():
+    """Results of all jobs by their names, of each of two processes, from one start."""
+    jobs = {}
+    for case, (_, sizes, *_) in CASES.items():
+        for sync in (True, False):
+            if sync or min(sizes) > 1:  # one example alone has no variance
+                jobs[case, sync] = partial(processes.normalize, **given_arrays(case), sizes=sizes, sync=sync)
+    for sync, skewed, seed in RUNS:
+        jobs["train", sync, skewed, seed] = partial(
+            processes.train,
+            examples().x_train,
+            examples().y_train,
+            order_of(skewed, seed),
+            seed=seed,
+            rate=0.1,
+            sync=sync,
+        )
+    for sync, join in ENDS:
+        jobs["uneven", sync, join] = partial(processes.uneven, (3, 2), sync=sync, join=join)
+    return dict(zip(jobs, processes.launch(*jobs.values()), strict=True))
+
+
+def together(run, case, key, sync=True):
+    """What all processes have computed: the parts of a batch, or the sum of the parts of a gradient."""
+    parts = [process[key] for process in run[case, sync]]
+    return sum(parts) if key in ("dweight", "dbias") else np.concatenate(parts)
 
 
 def one_batch(case):
     """What one process has for the whole batch, in float64 NumPy; the variance is the unbiased one."""
-    x, dy, weight, bias = (
-        given_arrays()[f"{case}.{key}"].astype(f64) for key in ("x", "dy", "weight", "bias")
-    )
+    x, dy, weight, bias = (value.astype(f64) for value in given_arrays(case).values())
     y, cache = norms.batch_norm(x, weight, bias)
     dx, dweight, dbias = norms.batch_norm_backward(dy, cache)
     axes = (0, *range(2, x.ndim))
-    return {
-        "y": y,
-        "dx": dx,
-        "dweight": dweight,
-        "dbias": dbias,
-        "mean": x.mean(axes),
-        "var": x.var(axes, ddof=1),
-    }
+    found = {"y": y, "dx": dx, "dweight": dweight, "dbias": dbias}
+    return found | {"mean": x.mean(axes), "var": x.var(axes, ddof=1)}
 
 
 # ------------------------------------------------------------------- two processes are one batch
@@ -104,15 +113,15 @@ def one_batch(case):
 @EXACT
 @pytest.mark.parametrize("key", ["y", "dx", "dweight", "dbias"])
 def test_two_processes_give_output_and_gradients_of_one_batch(run, case, key):
-    np.testing.assert_allclose(run[0][f"{case}.sync.{key}"], one_batch(case)[key], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(together(run, case, key), one_batch(case)[key], rtol=0, atol=1e-12)
 
 
 @ALL
 def test_running_statistics_are_those_of_one_batch_on_each_process(run, case):
-    mean, var = (run[0][f"{case}.sync.running_{key}"] for key in ("mean", "var"))
+    mean, var = ([process[f"running_{key}"] for process in run[case, True]] for key in ("mean", "var"))
     np.testing.assert_array_equal(mean[0], mean[1])  # to the bit
     np.testing.assert_array_equal(var[0], var[1])
-    one, tolerance = one_batch(case), 1e-6 if mean.dtype == f32 else 1e-12
+    one, tolerance = one_batch(case), 1e-6 if mean[0].dtype == f32 else 1e-12
     np.testing.assert_allclose(mean[0], 0.1 * one["mean"], rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(
         var[0], 0.9 + 0.1 * one["var"], rtol=1e-7 if case == "farther" else max(tolerance, 1e-9)
@@ -123,93 +132,63 @@ def test_running_statistics_are_those_of_one_batch_on_each_process(run, case):
 @pytest.mark.parametrize("key", ["y", "dx"])
 def test_a_large_offset_costs_no_digits(run, case, tolerance, key):
     """None but those that it costs the inputs: near 1e9 float64 numbers lie 1e-7 apart."""
-    np.testing.assert_allclose(run[0][f"{case}.sync.{key}"], one_batch(case)[key], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(together(run, case, key), one_batch(case)[key], rtol=0, atol=tolerance)
 
 
 @ALL
 def test_a_process_sends_2c_plus_1_numbers_forward_and_2c_backward(run, case):
     (_, C, *_), _, _, dtype = CASES[case]
     sent = [[2 * C + 1, 8 * (2 * C + 1)], [2 * C, dtype().itemsize * 2 * C]]
-    np.testing.assert_array_equal(run[0][f"{case}.sync.sent"], sent)
+    for process in run[case, True]:
+        np.testing.assert_array_equal(process["sent"], sent)
 
 
 @pytest.mark.parametrize("case", ["equal", "unequal", "images"])
 def test_statistics_of_each_process_are_those_of_its_part(run, case):
-    parts = np.split(given_arrays()[f"{case}.x"], [CASES[case][1][0]])
-    weight, bias = (given_arrays()[f"{case}.{key}"] for key in ("weight", "bias"))
-    each = np.concatenate([norms.batch_norm(part, weight, bias)[0] for part in parts])
-    np.testing.assert_allclose(run[0][f"{case}.batch.y"], each, rtol=0, atol=1e-12)
-    assert run[0][f"{case}.batch.sent"].size == 0
-    assert np.abs(run[0][f"{case}.batch.y"] - one_batch(case)["y"]).max() > 0.1
-
-
-def test_a_part_of_one_example_has_statistics_only_together(run):
-    assert "single.sync.y" in run[0]
-    assert "single.batch.y" not in run[0]
+    given = given_arrays(case)
+    parts = np.split(given["x"], [CASES[case][1][0]])
+    each = np.concatenate([norms.batch_norm(part, given["weight"], given["bias"])[0] for part in parts])
+    np.testing.assert_allclose(together(run, case, "y", sync=False), each, rtol=0, atol=1e-12)
+    assert all(process["sent"].size == 0 for process in run[case, False])
+    assert np.abs(each - one_batch(case)["y"]).max() > 0.1
 
 
 # ------------------------------------------------------------------- training on two processes
 
 
-def in_one_process(norm, shards, seed):
-    """Losses and final parameters of the same training in one process, with one batch or with ghosts."""
-    data = examples()
-    x, y = (torch.from_numpy(z) for z in data.values())
-    order = processes.device_batches(data["y_train"], 2, 8, 6, seed, skewed=shards == "skewed")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = models.mlp((7,), 3, norm=norm, depth=1, width=6).double()
-    losses = []
-    for batch in torch.from_numpy(order.reshape(6, 8)):
-        model.zero_grad()
-        loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
-        loss.backward()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter -= 0.1 * parameter.grad
-        losses.append(loss.item())
-    return losses, model
-
-
-@pytest.mark.parametrize("job", [1, 2], ids=["by hand", "ddp"])
-@pytest.mark.parametrize("shards", ["shuffled", "skewed"])
-@pytest.mark.parametrize(("method", "norm"), [("sync", "batch"), ("batch", ("ghost", 4))])
-@pytest.mark.parametrize("seed", [3, 4])
-def test_training_on_two_processes_is_training_on_one(run, job, shards, method, norm, seed):
-    losses, model = in_one_process(norm, shards, seed)
-    prefix = f"{method}.{shards}.{seed}."
-    np.testing.assert_allclose(run[job][prefix + "loss"], losses, rtol=1e-12)
-    for name, value in model.named_parameters():
-        for of_process in run[job][prefix + name]:
-            np.testing.assert_allclose(of_process, value.detach(), rtol=0, atol=1e-12)
-    if method == "sync":
-        for name, value in model.named_buffers():
-            np.testing.assert_allclose(run[job][prefix + name], np.stack([value, value]), rtol=0, atol=1e-12)
-
-
-# ------------------------------------------------------------------- a process that fails
+@pytest.mark.parametrize(("sync", "skewed", "seed"), RUNS)
+def test_training_on_two_processes_is_training_on_one(run, sync, skewed, seed):
+    steps = processes.in_one_process(
+        examples(), order_of(skewed, seed), seed=seed, rate=0.1, sync=sync, double=True
+    )
+    losses, models = zip(*steps, strict=True)
+    each = run["train", sync, skewed, seed]
+    np.testing.assert_allclose(np.mean([process["loss"] for process in each], 0), losses, rtol=1e-12)
+    for name, value in models[-1].state_dict().items():
+        # DDP overwrites the statistics of process 1, so those of process 0 are what a file would hold.
+        for process in each if sync or "running" not in name else each[:1]:
+            np.testing.assert_allclose(process[name], value, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
-    [("die", f"exitcode  : {processes.DIED}"), ("stall", "Timed out waiting 10000ms")],
+    ("sync", "join", "says"),
+    [
+        (False, "none", ["2 batches, waited in vain", "2 batches, finished"]),
+        (False, "shadow", ["3 batches, finished", "2 batches, finished"]),
+        (True, "shadow", ["2 batches, waited in vain", "2 batches, waited in vain"]),
+        (True, "throw", ["2 batches, stopped by Join", "2 batches, stopped by Join"]),
+    ],
 )
-def test_a_process_that_fails_ends_the_run_with_an_error(how, says):
-    """In seconds, far below the hour for which the one would stall and the other wait."""
-    start = time.monotonic()
-    done = processes.launch("--timeout", "10", "fail", how, check=False, limit=100)
-    assert done.returncode == 1
-    assert says in done.stderr
-    assert time.monotonic() - start < 60
+def test_a_process_with_fewer_batches_needs_join_and_sync_batch_norm_does_not_know_it(run, sync, join, says):
+    assert run["uneven", sync, join] == says
 
 
 def test_a_failed_run_raises_with_the_end_of_its_messages():
-    with pytest.raises(RuntimeError, match=r"(?s)exit code 1.*No such file or directory: 'nowhere.npz'"):
-        processes.launch("compare", "nowhere.npz", "out.npz", processes=1)
+    with pytest.raises(RuntimeError, match=r"(?s)exit code 1.*ZeroDivisionError"):
+        processes.launch(partial(divmod, 1, 0), processes=1)
 
 
 def test_a_run_over_its_limit_is_ended_with_its_processes(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/sleep")  # for torchrun: it ends itself and its processes
     started = []
     popen = subprocess.Popen
 
@@ -219,7 +198,7 @@ def test_a_run_over_its_limit_is_ended_with_its_processes(monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", sleep)
     with pytest.raises(subprocess.TimeoutExpired):
-        processes.launch("fail", "stall", limit=0.2)
+        processes.launch(limit=0.2)
     assert started[0].returncode == -15
 
 
@@ -429,38 +408,41 @@ def test_convert_leaves_other_norms_alone(layer):
     assert model[0] is layer
 
 
-def test_averaged_gradients_are_the_sum_over_processes_divided_by_their_number():
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    model[1].bias.requires_grad_(False)
-    model(torch.ones(4, 2)).sum().backward()
-    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    with mock.patch.multiple(
-        dist, get_world_size=lambda group: 4, all_reduce=lambda message, group: message.mul_(6)
-    ):
-        distributed.average_gradients(model)
-    after = [p.grad for p in model.parameters() if p.grad is not None]
-    assert len(after) == 3
-    for new, old in zip(after, before, strict=True):
-        torch.testing.assert_close(new, old * 6 / 4)
+# ------------------------------------------------------------------- devices in one process
 
 
 @pytest.mark.parametrize("skewed", [False, True])
 def test_devices_share_an_epoch_without_an_example_twice(skewed):
-    y = np.repeat([2, 0, 1], 8)
-    batches = processes.device_batches(y, 3, 6, 4, seed=0, skewed=skewed)
-    assert batches.shape == (4, 3, 2)
-    assert sorted(batches.ravel()) == list(range(24))
-    assert not np.array_equal(batches, processes.device_batches(y, 3, 6, 4, seed=1, skewed=skewed))
+    y = np.repeat([2, 0, 1], 16)
+    batches = processes.device_batches(y, 3, 2, seed=0, skewed=skewed)
+    assert batches.shape == (2, 3, 8)
+    assert sorted(batches.ravel()) == list(range(48))
+    assert not np.array_equal(batches, processes.device_batches(y, 3, 2, seed=1, skewed=skewed))
     classes = [set(y[batches[:, k]].ravel()) for k in range(3)]
     assert (classes == [{0}, {1}, {2}]) == skewed
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_an_error():
-    with pytest.raises(ValueError, match="N: got 7, allowed are multiples of K = 2"):
-        processes.device_batches(np.zeros(20), 2, 7, 1, seed=0)
+def test_devices_keep_the_statistics_of_the_first():
+    x = normal(16, 3)
+    layer, first = processes.OfDevices(3).double(), layers.BatchNorm(3).double()
+    y = layer(x)
+    torch.testing.assert_close(y[:8], first(x[:8]))
+    torch.testing.assert_close(y[8:], layers.BatchNorm(3).double()(x[8:]))
+    for ours, expected in zip(layer.buffers(), first.buffers(), strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
-def test_the_script_runs_all_jobs_of_one_start(tmp_path, monkeypatch):
+def test_recomputed_statistics_are_those_of_the_whole_training_set():
+    *_, (_, model) = processes.in_one_process(examples(), order_of(True, 0), seed=0, rate=0.1, sync=False)
+    again = processes.recomputed(model, examples())
+    u = torch.from_numpy(examples().x_train).float() @ model[0].weight.T
+    torch.testing.assert_close(again[1].running_mean, u.mean(0))
+    torch.testing.assert_close(again[1].running_var, u.var(0))
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(again.get_parameter(name), value)
+
+
+def test_the_script_runs_all_jobs_and_leaves_their_results(tmp_path, monkeypatch):
     start = dist.init_process_group
     monkeypatch.setattr(
         dist,
@@ -469,58 +451,24 @@ def test_the_script_runs_all_jobs_of_one_start(tmp_path, monkeypatch):
             backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
         ),
     )
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.chdir(tmp_path)
-    arrays = {key: value for key, value in given_arrays().items() if key.startswith(("equal", "single"))}
-    arrays |= {"equal.sizes": np.array([16]), "single.sizes": np.array([1]), "single.x": np.zeros((1, 5, 2))}
-    np.savez("compare.npz", **arrays | {"single.dy": np.zeros((1, 5, 2))})
-    np.savez("train.npz", **examples())
-    train = "THEN train train.npz {}.npz " + TRAIN
-    processes.main(
-        ["compare", "compare.npz", "0.npz", *train.format(1).split(), *train.format(2).split(), "--ddp"]
-    )
+    given = given_arrays("equal")
+    jobs = [partial(processes.normalize, **given, sizes=(16,), sync=True)]
+    jobs += [
+        partial(
+            processes.train,
+            examples().x_train,
+            examples().y_train,
+            order_of(False, 0)[:, :1],
+            seed=0,
+            rate=0.1,
+            sync=True,
+        )
+    ]
+    jobs += [partial(processes.uneven, [2], sync=sync, join=join) for sync, join in ENDS]
+    (tmp_path / "jobs").write_bytes(pickle.dumps((5, jobs)))
+    processes.main(str(tmp_path))
     assert not dist.is_initialized()
-    np.testing.assert_allclose(
-        np.load("0.npz")["equal.sync.dx"], one_batch("equal")["dx"], rtol=0, atol=1e-12
-    )
-    by_hand, ddp = (np.load(f"{job}.npz")["sync.skewed.3.loss"] for job in (1, 2))
-    np.testing.assert_allclose(by_hand, ddp, rtol=1e-12)
-
-    # Another process than the first writes nothing.
-    monkeypatch.setattr(dist, "get_rank", lambda: 1)
-    monkeypatch.setattr(processes, "train", lambda given, settings: given)
-    processes.main(["train", "train.npz", "3.npz"])
-    assert not os.path.exists("3.npz")
-    failed = []
-    monkeypatch.setattr(processes, "fail", failed.append)
-    processes.main(["--timeout", "5", "fail", "stall"])
-    assert failed == ["stall"]
-
-
-def test_only_the_last_process_fails(one_process_group, monkeypatch):
-    calls = []
-    monkeypatch.setattr(os, "_exit", calls.append)
-    monkeypatch.setattr(time, "sleep", calls.append)
-    monkeypatch.setattr(dist, "all_reduce", lambda message: calls.append("waits"))
-    processes.fail("die")
-    processes.fail("stall")
-    assert calls == [processes.DIED, 3600, "waits", 3600, "waits"]
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    processes.fail("die")
-    assert calls[5:] == ["waits"]
-
-
-def test_started_without_torchrun_the_script_says_so(monkeypatch, capsys):
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr(sys, "argv", ["distributed.py", "fail", "die"])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(processes.__file__, run_name="__main__")
-    assert stop.value.code == 2
-    assert "let torchrun start it" in capsys.readouterr().err
-
-
-def test_nothing_to_do_is_an_error(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(SystemExit):
-        processes.main([])
-    assert "command" in capsys.readouterr().err
+    one, trained, *ends = pickle.loads((tmp_path / "0").read_bytes())
+    np.testing.assert_allclose(one["dx"], one_batch("equal")["dx"], rtol=0, atol=1e-12)
+    assert trained["loss"].shape == (6,)
+    assert ends == ["2 batches, finished"] * 4

@@ -247,20 +247,3 @@ def _synchronized(layer: _BatchNorm, process_group: Group) -> SyncBatchNorm:
     new.running_mean, new.running_var = layer.running_mean, layer.running_var
     new.num_batches_tracked = layer.num_batches_tracked
     return new.train(layer.training)
-
-
-def average_gradients(model: nn.Module, group: Group = None) -> None:
-    """Replace each gradient by its mean over the processes, in one message.
-
-    If each process's loss is the mean over its own batch, this is the gradient of the mean of these means.
-    Where batches differ in size, let process k multiply its loss by K n_k / n: that gives the gradient of the
-    mean over all examples.
-
-    Parameters without a gradient are left alone, the same on all processes.
-    """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    message = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(message, group=group)
-    message /= dist.get_world_size(group)
-    for gradient, mean in zip(gradients, torch.split(message, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))

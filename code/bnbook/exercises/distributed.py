@@ -115,5 +115,4 @@ interleaved parts: Device 0 has the first m / K examples, not every K-th.
     np.concatenate(dx) => np.array(dx).T.ravel()
 """,
     ),
-    "statistics_or_weights": None,
 }

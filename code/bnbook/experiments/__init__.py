@@ -67,8 +67,7 @@ def names() -> list[str]:
     >>> {"ics", "landscape"} <= set(names())
     True
     """
-    found = {module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"}
-    return sorted(found - {"distributed"})  # which has its own script, for several processes
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_")
 
 
 def load(name: str) -> Experiment:

@@ -1,19 +1,21 @@
-"""Training in several processes of this machine: what each of them does, and how they are started.
+"""Batch norm on several devices: with real processes of this machine, and with ghosts in a single one.
 
-``python -m bnbook.experiments.distributed`` is the script of each process; :func:`launch` starts several.
+:func:`launch` starts ``python -m bnbook.experiments.distributed`` several times, with torchrun; each process
+runs the same jobs, such as :func:`normalize`, :func:`train` and :func:`uneven`.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import itertools
 import os
+import pickle
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -23,146 +25,146 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from bnbook.distributed import Group, SyncBatchNorm, average_gradients, convert
-from bnbook.layers import BatchNorm
+from bnbook import data, layers
+from bnbook._checks import check_choice
+from bnbook.distributed import Group, SyncBatchNorm, convert
+from bnbook.experiments import by_name
+from bnbook.experiments.saturation import images_of
 from bnbook.models import mlp
 from bnbook.sgd import mini_batches
 
-__all__ = ["DIED", "LOOPBACK", "compare", "device_batches", "fail", "launch", "main", "train"]
+__all__ = [
+    *("EACH", "LOOPBACK", "SCALES", "OfDevices", "accuracy", "device_batches", "in_one_process", "launch"),
+    *("main", "normalize", "recomputed", "run", "skew", "train", "uneven"),
+]
 
 # The network interface that does not leave the machine, by its name on macOS and on Linux.
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-DIED = 17  # exit code of a process that was told to die
+EACH = 8
+"""Examples of each device in a step."""
 
-Arrays = dict[str, NDArray[Any]]
+SIDES = ("SyncBN", "device 0", "recomputed")
+SCALES: dict[str, list[dict[str, Any]]] = {
+    "medium": [
+        {
+            "map": "skew",
+            "images": images,
+            "K": K,
+            "rate": (0.01, 0.03, 0.1, 0.3, 1.0),
+            "steps": (40, 160, 640),
+            "side": SIDES,
+            "seed": (100, 101, 102),  # the chapter's verdicts use others
+        }
+        for images, K in (("digits", 10), ("digits", 2), ("fashion", 10))
+    ]
+}
+"""Grids by the name of the scale."""
 
 
-def device_batches(
-    y: NDArray[Any], K: int, N: int, steps: int, seed: int, *, skewed: bool = False
-) -> NDArray[np.int64]:
-    """Indices of the examples that each of K devices trains on, in every step.
+# --------------------------------------------------------------------------- what each process does
 
-    The examples have the classes `y`. The N of a step, a multiple of K, are drawn from all examples and dealt
-    out; if `skewed`, each device keeps its own share of the examples, sorted by class. The result has shape
-    (steps, K, N / K).
 
-    >>> device_batches(np.array([0, 1, 0, 1]), K=2, N=2, steps=2, seed=0, skewed=True)[:, 0] % 2
-    array([[0],
-           [0]])
+def normalize(
+    x: NDArray[Any],
+    dy: NDArray[Any],
+    weight: NDArray[Any],
+    bias: NDArray[Any],
+    sizes: Sequence[int],
+    *,
+    sync: bool,
+) -> dict[str, NDArray[Any]]:
+    """Normalize this process's part of a batch, and carry the gradient back.
+
+    Parameters
+    ----------
+    x, dy : ndarray of shape (N, C, ...)
+        The whole batch, and the gradient of its output.
+    weight, bias : ndarray of shape (C,)
+    sizes : sequence of int
+        Examples of each process.
+    sync : bool
+        With the statistics of all processes, or with its own.
+
+    Returns
+    -------
+    dict
+        y and dx of the part, the part's dweight and dbias, running_mean, running_var, and sent: numbers and
+        bytes of each message, (messages, 2).
     """
-    if N % K:
-        raise ValueError(f"N: got {N}, allowed are multiples of K = {K}")
-    rng = np.random.default_rng(seed)
-    shares = np.array_split(np.argsort(y, kind="stable"), K) if skewed else [np.arange(len(y))]
-    size = N // len(shares)
+    layer = (SyncBatchNorm if sync else layers.BatchNorm)(len(weight)).to(torch.from_numpy(x).dtype)
+    layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}, strict=False)
+    mine, upstream = (torch.split(torch.from_numpy(z), list(sizes))[dist.get_rank()] for z in (x, dy))
+    mine = mine.clone().requires_grad_()
+    with _sent() as sent:
+        y = layer(mine)
+        torch.autograd.backward(y, upstream)
+    values = {
+        "y": y.detach(),
+        "dx": mine.grad,
+        **{f"d{name}": value.grad for name, value in layer.named_parameters()},
+        **{name: value for name, value in layer.named_buffers() if name.startswith("running")},
+    }
+    arrays = {name: value.numpy() for name, value in values.items() if value is not None}
+    return {**arrays, "sent": np.array(sent).reshape(-1, 2)}
 
-    def stream(share: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        while True:
-            yield from (share[batch] for batch in mini_batches(len(share), size, rng, drop_last=True))
 
-    streams = [stream(share) for share in shares]
-    steps_of = [[next(s) for s in streams] for _ in range(steps)]
-    return np.array(steps_of, dtype=np.int64).reshape(steps, K, N // K)
+def train(
+    x: NDArray[Any], y: NDArray[Any], order: NDArray[np.int64], *, seed: int, rate: float, sync: bool
+) -> dict[str, NDArray[Any]]:
+    """Train on this process's part of each batch: its loss in each step, and the final state.
 
-
-def compare(given: Arrays) -> Arrays:
-    """Normalize the parts of a batch on each process, with SyncBatchNorm ("sync") and BatchNorm ("batch").
-
-    For each NAME in `given`, NAME.x is a batch (N, C, *spatial), NAME.dy the gradient of its output,
-    NAME.weight and NAME.bias have shape (C,), and NAME.sizes, of shape (K,), counts the examples of each
-    process. Returned are NAME.METHOD.y and .dx of the whole batch, .dweight and .dbias, summed over the
-    processes, .running_mean and .running_var of shape (K, C), and .sent of shape (messages, 2): numbers and
-    bytes of what a process sent.
+    `order` is from :func:`device_batches`; all processes start from the same weights.
     """
-    results: Arrays = {}
-    for name in dict.fromkeys(key.partition(".")[0] for key in given):
-        x, dy, weight, bias, sizes = (
-            given[f"{name}.{key}"] for key in ("x", "dy", "weight", "bias", "sizes")
-        )
-        layers: dict[str, BatchNorm] = {"sync": SyncBatchNorm(len(weight))}
-        if min(sizes) > 1:  # one example alone has no variance
-            layers["batch"] = BatchNorm(len(weight))
-        for method, layer in layers.items():
-            layer.to(torch.from_numpy(x).dtype)
-            layer.load_state_dict(
-                {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}, strict=False
-            )
-            mine, upstream = (
-                torch.split(torch.from_numpy(z), sizes.tolist())[dist.get_rank()] for z in (x, dy)
-            )
-            mine = mine.clone().requires_grad_()
-            with _sent() as sent:
-                y = layer(mine)
-                torch.autograd.backward(y, upstream)
-            whole = _gather({"y": y.detach(), "dx": mine.grad})
-            summed = _gather({f"d{key}": value.grad for key, value in layer.named_parameters()})
-            stacked = _gather({key: getattr(layer, key) for key in ("running_mean", "running_var")})
-            joined = {
-                **{key: np.concatenate(parts) for key, parts in whole.items()},
-                **{key: np.sum(parts, axis=0) for key, parts in summed.items()},
-                **{key: np.stack(parts) for key, parts in stacked.items()},
-                "sent": np.array(sent).reshape(-1, 2),
-            }
-            results |= {f"{name}.{method}.{key}": value for key, value in joined.items()}
-    return results
+    torch.manual_seed(seed)
+    model: nn.Module = mlp(x.shape[1:], 10, depth=2, width=32, norm="batch").double()
+    if sync:
+        model = convert(model)  # on GPUs: nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    network = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate)
+    inputs, labels = torch.from_numpy(x).double(), torch.from_numpy(y)
+    losses = []
+    for batch in order[:, dist.get_rank()]:
+        loss = F.cross_entropy(network(inputs[batch]), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    return {"loss": np.array(losses), **{key: value.numpy() for key, value in model.state_dict().items()}}
 
 
-def train(given: Arrays, settings: argparse.Namespace) -> Arrays:
-    """Train a network for each norm, each way to deal out examples, and each seed.
+def uneven(batches: Sequence[int], *, sync: bool, join: str, patience: float = 3) -> str:
+    """End an epoch in which process k has so many batches: how far this process came, and what stopped it.
 
-    `given` holds x_train and y_train, and `settings` what the command line says. Returned are, for each run
-    NORM.SHARDS.SEED, its loss of shape (steps,), the mean over the processes, and every entry of the final
-    state dict, with an axis for the processes in front.
+    Parameters
+    ----------
+    join : {'none', 'shadow', 'throw'}
+        Without ``Join``, with it, and with ``throw_on_early_termination``.
+    patience : float
+        Seconds to wait for a message.
     """
-    results: Arrays = {}
-    K, rank = dist.get_world_size(), dist.get_rank()
-    x, y = torch.from_numpy(given["x_train"]).double(), torch.from_numpy(given["y_train"])
-    for norm, shards, seed in itertools.product(settings.norm, settings.shards, settings.seeds):
-        torch.manual_seed(seed)  # the same on all processes: they start from the same weights
-        shape = {"depth": settings.depth, "width": settings.width}
-        model: nn.Module = mlp(x.shape[1:], int(y.max()) + 1, norm="batch", **shape).double()
-        if norm == "sync":
-            convert(model)
-        network = DistributedDataParallel(model) if settings.ddp else model
-        order = device_batches(
-            given["y_train"], K, settings.batch_size, settings.steps, seed, skewed=shards == "skewed"
-        )
-        losses = []
-        for batch in torch.from_numpy(order[:, rank]):
-            model.zero_grad()
-            loss = F.cross_entropy(network(x[batch]), y[batch])
-            torch.autograd.backward(loss)
-            if not settings.ddp:  # or else it has been done already
-                average_gradients(model)
-            with torch.no_grad():  # torch.optim.SGD's update, without the second that its import takes
-                for parameter in model.parameters():
-                    parameter.add_(parameter.grad, alpha=-settings.lr)  # type: ignore[arg-type]
-            losses.append(loss.detach())
-        run = {key: np.stack(parts) for key, parts in _gather(model.state_dict()).items()}
-        run["loss"] = np.mean(_gather({"loss": torch.stack(losses)})["loss"], axis=0)
-        results |= {f"{norm}.{shards}.{seed}.{key}": value for key, value in run.items()}
-    return results
+    check_choice(("none", "shadow", "throw"), join=join)
+    group = dist.new_group(timeout=timedelta(seconds=patience))
+    model: nn.Module = mlp((4,), 2, depth=1, width=8, norm="batch")
+    if sync:
+        convert(model, group)
+    network = DistributedDataParallel(model, process_group=group)
+    done, ended = 0, "finished"
+    try:
+        with Join([network], join != "none", join == "throw"):
+            for _ in range(batches[dist.get_rank()]):
+                network(torch.randn(8, 4)).square().mean().backward()
+                done += 1
+    except RuntimeError as error:
+        # A wait in vain ends with a timeout, or because the other's timeout has closed the connection.
+        ended = "stopped by Join" if "exhausted" in str(error) else "waited in vain"
+    dist.barrier()  # of the default group, which still works
+    return f"{done} batches, {ended}"
 
 
-def fail(how: str) -> None:
-    """Let the last process die or stall while the others wait for it."""
-    if dist.get_rank() == dist.get_world_size() - 1:
-        if how == "die":
-            os._exit(DIED)  # at once, without a goodbye: as when a machine loses power
-        time.sleep(3600)
-    dist.all_reduce(torch.ones(1))
-
-
-def _gather(own: dict[str, Any]) -> dict[str, list[NDArray[Any]]]:
-    """The arrays of each process, in the order of the processes."""
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, {key: value.numpy() for key, value in own.items()})
-    return {key: [part[key] for part in parts] for key in own}
-
-
-@contextmanager
+@contextlib.contextmanager
 def _sent() -> Iterator[list[tuple[int, int]]]:
     """Numbers and bytes of each message that this process sends."""
     sent: list[tuple[int, int]] = []
@@ -180,86 +182,182 @@ def _sent() -> Iterator[list[tuple[int, int]]]:
         yield sent
 
 
+# --------------------------------------------------------------------------- how they are started
+
+
 def launch(
-    *arguments: str, processes: int = 2, limit: float = 120, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """Start this script in several processes of this machine, with torchrun, and wait.
+    *jobs: Callable[[], Any], processes: int = 2, timeout: float = 60, limit: float = 120
+) -> list[list[Any]]:
+    """Run jobs in several processes of this machine, with torchrun, and wait for their results.
 
-    The processes talk through the loopback interface, on a port that is free. After `limit` seconds they are
-    ended, and ``subprocess.TimeoutExpired`` is raised. With `check` a failure is a ``RuntimeError``, with the
-    end of what they wrote to the standard error.
+    The processes talk through the loopback interface, on a port that is free.
+
+    Parameters
+    ----------
+    jobs : function
+        Each a function of a module, or a ``functools.partial`` of one: another process cannot find what a
+        cell of a notebook defines.
+    timeout : float
+        Seconds for which a process waits for a message of another.
+    limit : float
+        Seconds for everything; then ``subprocess.TimeoutExpired`` is raised.
+
+    Returns
+    -------
+    list of list
+        For each job, what each process returned.
     """
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command = [
-        sys.executable,
-        *torchrun,
-        f"--nproc-per-node={processes}",
-        "-m",
-        "bnbook.experiments.distributed",
-        *arguments,
-    ]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": LOOPBACK, "OMP_NUM_THREADS": "1"}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as torchrun_process:
-        try:
-            out, err = torchrun_process.communicate(timeout=limit)
-        except BaseException:
-            torchrun_process.terminate()  # it ends its processes, which a kill would leave behind
-            raise
-    done = subprocess.CompletedProcess(command, torchrun_process.returncode, out, err)
-    if check and done.returncode:
-        raise RuntimeError(f"torchrun: exit code {done.returncode}\n{err[-4000:]}")
-    return done
+    options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "jobs").write_bytes(pickle.dumps((timeout, jobs)))
+        script = ["-m", "bnbook.experiments.distributed", folder]
+        command = [sys.executable, "-m", "torch.distributed.run", *options, *script]
+        environment = {**os.environ, "GLOO_SOCKET_IFNAME": LOOPBACK, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as torchrun:
+            try:
+                _, err = torchrun.communicate(timeout=limit)
+            except BaseException:
+                torchrun.terminate()  # it ends its processes, which a kill would leave behind
+                raise
+        if torchrun.returncode:
+            raise RuntimeError(f"torchrun: exit code {torchrun.returncode}\n{err[-4000:]}")
+        results = [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(processes)]
+    return [list(of_job) for of_job in zip(*results, strict=True)]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="torchrun [...] -m bnbook.experiments.distributed",
-        description="Several commands, with the word THEN between them, run one after another.",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=30, help="seconds to wait for the others (default: 30)"
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, does in (("compare", compare.__doc__), ("train", train.__doc__)):
-        command = commands.add_parser(name, help=str(does).partition("\n")[0], description=does)
-        command.add_argument("input", help=".npz file, read by all processes")
-        command.add_argument("output", help=".npz file, written by process 0")
-    command.add_argument("--norm", nargs="+", choices=["sync", "batch"], default=["sync"])
-    command.add_argument("--shards", nargs="+", choices=["shuffled", "skewed"], default=["shuffled"])
-    command.add_argument("--seeds", nargs="+", type=int, default=[0])
-    command.add_argument("--steps", type=int, default=100)
-    command.add_argument("--batch-size", type=int, default=32, help="examples of all processes together")
-    command.add_argument("--lr", type=float, default=0.1)
-    command.add_argument("--depth", type=int, default=2)
-    command.add_argument("--width", type=int, default=32)
-    command.add_argument("--ddp", action="store_true", help="average gradients with DistributedDataParallel")
-    command = commands.add_parser("fail", help=str(fail.__doc__), description=fail.__doc__)
-    command.add_argument("how", choices=["die", "stall"])
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The script that each process runs; torchrun has told it by the environment which one it is."""
-    parser = _parser()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    jobs = [list(job) for then, job in itertools.groupby(words, "THEN".__eq__) if not then] or [[]]
-    todo = [parser.parse_args(job) for job in jobs]
-    if "RANK" not in os.environ:
-        parser.error("this process does not know which of how many it is: let torchrun start it")
-
-    dist.init_process_group("gloo", timeout=timedelta(seconds=todo[0].timeout))
-    for settings in todo:
-        if settings.command == "fail":
-            fail(settings.how)
-            continue
-        with np.load(settings.input) as file:
-            given = dict(file)
-        results = compare(given) if settings.command == "compare" else train(given, settings)
-        if dist.get_rank() == 0:
-            np.savez(settings.output, allow_pickle=False, **results)
+def main(folder: str) -> None:
+    """The script of each process; torchrun has told it by the environment which one it is."""
+    timeout, jobs = pickle.loads(Path(folder, "jobs").read_bytes())
+    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+    results = [job() for job in jobs]
+    Path(folder, str(dist.get_rank())).write_bytes(pickle.dumps(results))
     dist.destroy_process_group()
 
 
+# --------------------------------------------------------------------------- the same in one process
+
+
+def device_batches(
+    y: NDArray[Any], K: int, steps: int, seed: int, *, skewed: bool = False
+) -> NDArray[np.int64]:
+    """Indices of the ``EACH`` examples that each of K devices trains on, in every step.
+
+    The examples have the classes `y`. They are drawn from all and dealt out; if `skewed`, each device keeps
+    its own share of the examples, sorted by class. The result has shape (steps, K, EACH).
+
+    >>> device_batches(np.repeat([0, 1], 8), K=2, steps=1, seed=0, skewed=True)[0] // 8
+    array([[0, 0, 0, 0, 0, 0, 0, 0],
+           [1, 1, 1, 1, 1, 1, 1, 1]])
+    """
+    rng = np.random.default_rng(seed)
+    shares = np.array_split(np.argsort(y, kind="stable"), K) if skewed else [np.arange(len(y))]
+    size = K * EACH // len(shares)
+
+    def stream(share: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        while True:
+            yield from (share[batch] for batch in mini_batches(len(share), size, rng, drop_last=True))
+
+    streams = [stream(share) for share in shares]
+    drawn = [[next(s) for s in streams] for _ in range(steps)]
+    return np.array(drawn, dtype=np.int64).reshape(steps, K, EACH)
+
+
+class OfDevices(layers.GhostBatchNorm):
+    """What devices compute with ``EACH`` examples and their own statistics; those of device 0 are kept."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, EACH)
+
+    def by_batch(self, x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, _, _ = super().by_batch(x, gamma, beta)
+        var, mean = torch.var_mean(x.detach()[:EACH], 0)
+        return y, mean, var
+
+
+def in_one_process(
+    images: data.Data,
+    order: NDArray[np.int64],
+    *,
+    seed: int,
+    rate: float,
+    sync: bool,
+    double: bool = False,
+) -> Iterator[tuple[float, nn.Sequential]]:
+    """Train as devices do, each with its part of `order`: the mean loss, and the network, after each step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = mlp(images.x_train.shape[1:], 10, depth=2, width=32, norm="batch")
+    if not sync:
+        parts = [OfDevices(p.num_features) if isinstance(p, layers.BatchNorm) else p for p in model]
+        model = nn.Sequential(*parts)
+    dtype = torch.float64 if double else torch.float32
+    model.to(dtype)
+    x, y = torch.from_numpy(images.x_train).to(dtype), torch.from_numpy(images.y_train)
+    for batch in order.reshape(len(order), -1):
+        model.train()
+        loss = F.cross_entropy(model(x[batch]), y[batch])
+        model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(parameter.grad, alpha=-rate)  # type: ignore[arg-type]
+        yield loss.item(), model
+
+
+@torch.no_grad()
+def recomputed(model: nn.Sequential, images: data.Data) -> nn.Sequential:
+    """The same weights, with the statistics of the whole training set ([ioffe2015]_, Algorithm 2)."""
+    plain = mlp(images.x_train.shape[1:], 10, depth=2, width=32, norm="batch")
+    plain.load_state_dict(model.state_dict())
+    for part in plain:
+        if isinstance(part, layers.BatchNorm):
+            part.momentum = 1.0
+    plain(torch.from_numpy(images.x_train).float())
+    return plain
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: data.Data) -> float:
+    """Percent of the test images that are named rightly, in evaluation mode."""
+    dtype = next(model.parameters()).dtype
+    guess = model.eval()(torch.from_numpy(images.x_test).to(dtype)).argmax(1)
+    return 100 * float((guess.numpy() == images.y_test).mean())
+
+
+def skew(
+    images: str,
+    K: int,
+    rate: Sequence[float],
+    steps: Sequence[int],
+    side: Sequence[str],
+    seed: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Test accuracy of networks from K devices that have each their own classes, over rates and steps."""
+    chosen, rows = images_of(images), list[dict[str, Any]]()
+    for s in seed:
+        order = device_batches(chosen.y_train, K, max(steps), s, skewed=True)
+        for r, sync in itertools.product(rate, (True, False)):
+            runs = in_one_process(chosen, order, seed=s, rate=r, sync=sync)
+            for step, (loss, model) in enumerate(runs, start=1):
+                if step not in steps:
+                    continue
+                found = {"SyncBN": model} if sync else {"device 0": model}
+                if not sync and "recomputed" in side:
+                    found["recomputed"] = recomputed(model, chosen)
+                point = {"rate": r, "steps": step, "seed": s}
+                rows += [
+                    {
+                        **point,
+                        "side": name,
+                        "accuracy": accuracy(one, chosen) if np.isfinite(loss) else np.nan,
+                    }
+                    for name, one in found.items()
+                    if name in side
+                ]
+    return rows
+
+
+run = by_name(skew)
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
