@@ -13,7 +13,8 @@ from scipy import optimize, stats
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from bnbook import adaptation, layers, models
+from bnbook import adaptation, data, layers, models, shifts
+from bnbook.experiments import adaptation as experiment
 
 f32, f64 = torch.float32, torch.float64
 BUILDS = {
@@ -492,3 +493,21 @@ def test_class_means_of_nothing_are_refused():
     model, x = made("ours, dense")
     with pytest.raises(ValueError, match=r"y: got \[\] inputs"):
         adaptation.class_means(model, x[:0], torch.zeros(0, dtype=torch.int64))
+
+
+# --------------------------------------------------------------------------- the chapter's map
+
+
+def test_the_map_begins_at_clean_images_and_ends_in_the_chapters_haze():
+    part = data.mnist5k()
+    for family in experiment.FAMILIES.values():
+        np.testing.assert_array_equal(family(part, 0.0), part.x_test)
+    dark_hazy = shifts.SHIFTS["dark, hazy"](part.x_test, np.random.default_rng(0))
+    np.testing.assert_allclose(experiment.FAMILIES["haze"](part, 1.0), dark_hazy, rtol=1e-6)
+
+
+def test_a_batch_of_few_classes_holds_different_images_of_these_classes_only():
+    y = torch.arange(10).repeat(20)
+    chosen = experiment.of_classes(y, 30, [3, 7], np.random.default_rng(0))
+    assert set(y[chosen].tolist()) == {3, 7}
+    assert len(chosen.unique()) == 30

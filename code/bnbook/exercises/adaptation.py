@@ -19,35 +19,6 @@ def _scores() -> list[Inputs]:
 
 
 EXERCISES = {
-    "heap_variance": Exercise(
-        title="The missing term",
-        asks="heap_variance(mean_s, var_s, mean_B, var_B, w)",
-        inputs=_heaps,
-        returns=("the variance",),
-        hints=(
-            "The law of total variance: the mean of the variances, plus the variance of the means.",
-            "Two means with the weights w and 1 - w scatter by w (1 - w) times their squared distance.",
-        ),
-        solution="""
-def heap_variance(mean_s, var_s, mean_B, var_B, w):
-    return w * var_s + (1 - w) * var_B + w * (1 - w) * (mean_s - mean_B) ** 2
-""",
-        slips="""
-blend of the variances: That is the blended variance of the chapter; the scatter between the means is missing.
-    + w * (1 - w) * (mean_s - mean_B) ** 2 =>
-w of the batch: w is the weight of the source, 1 - w that of the batch.
-    w * var_s + (1 - w) * var_B => (1 - w) * var_s + w * var_B
-distance not weighted: The squared distance of the means counts with w (1 - w).
-    w * (1 - w) * =>
-distance not squared: Variances add up squares: the distance of the means enters squared.
-    (mean_s - mean_B) ** 2 => abs(mean_s - mean_B)
-distance weighted with w alone: Each part lies off the common mean: w times one square plus 1 - w times the
-    other is w (1 - w).
-    w * (1 - w) * => w *
-independent sum: w² belongs to the variance of a weighted sum of two variables; a heap holds one or the other.
-    = lambda mean_s, var_s, mean_B, var_B, w: w**2 * var_s + (1 - w) ** 2 * var_B
-""",
-    ),
     "entropy_gradient": Exercise(
         title="Down the entropy",
         asks="entropy_gradient(z)",
@@ -80,7 +51,35 @@ mean over the examples: Each row is the gradient of its own entropy; do not divi
     (log_p + H) => (log_p + H) / len(z)
 """,
     ),
+    "heap_variance": Exercise(
+        title="The missing term",
+        asks="heap_variance(mean_s, var_s, mean_B, var_B, w)",
+        inputs=_heaps,
+        returns=("the variance",),
+        hints=(
+            "The law of total variance: the mean of the variances, plus the variance of the means.",
+            "Two means with the weights w and 1 - w scatter by w (1 - w) times their squared distance.",
+        ),
+        solution="""
+def heap_variance(mean_s, var_s, mean_B, var_B, w):
+    return w * var_s + (1 - w) * var_B + w * (1 - w) * (mean_s - mean_B) ** 2
+""",
+        slips="""
+blend of the variances: That is the blended variance of the chapter; the scatter between the means is missing.
+    + w * (1 - w) * (mean_s - mean_B) ** 2 =>
+w of the batch: w is the weight of the source, 1 - w that of the batch.
+    w * var_s + (1 - w) * var_B => (1 - w) * var_s + w * var_B
+distance not weighted: The squared distance of the means counts with w (1 - w).
+    w * (1 - w) * =>
+distance not squared: Variances add up squares: the distance of the means enters squared.
+    (mean_s - mean_B) ** 2 => abs(mean_s - mean_B)
+distance weighted with w alone: Each part lies off the common mean: w times one square plus 1 - w times the
+    other is w (1 - w).
+    w * (1 - w) * => w *
+independent sum: w² belongs to the variance of a weighted sum of two variables; a heap holds one or the other.
+    = lambda mean_s, var_s, mean_B, var_B, w: w**2 * var_s + (1 - w) ** 2 * var_B
+""",
+    ),
     "undo_the_inversion": None,
-    "once_for_all": None,
     "too_good_a_test": None,
 }
