@@ -57,14 +57,11 @@ SCALES: dict[str, list[dict[str, Any]]] = {
         for images, cut in (("digits", "statistics"), ("digits", "both"), ("fashion", "both"))
     ]
     + [
-        {
-            "map": "heads",
-            "network": [*NETWORKS],
-            "side": [*SIZES],
-            "rate": (0.03, 0.1, 0.3, 1.0, 3.0),
-            "steps": (75, 150, 300),
-            "seed": _OTHERS,
-        }
+        {"map": "heads", "side": [*SIZES], "steps": (75, 150, 300), "seed": _OTHERS, **chosen}
+        for chosen in (
+            {"network": "A", "rate": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)},
+            {"network": ["B", "B, mean"], "rate": (0.03, 0.1, 0.3, 1.0, 3.0)},
+        )
     ]
 }
 """Grids by the name of the scale."""
