@@ -216,12 +216,11 @@ def turned(images: inference.Images) -> inference.Images:
     return images._replace(x_train=seen(images.x_train), x_test=seen(images.x_test))
 
 
-def trained(images: inference.Images, seed: int) -> dict[str, Tensor]:
-    """Weights and running statistics of the network of :mod:`~bnbook.experiments.inference`, 500 steps."""
-    done = inference.train(
-        inference.network(seed), images, inference.batches(images, seed, 500), rate=0.1, saved=(500,)
-    )
-    return inference.with_statistics(done.weights[500], inference.average(done.tape, 0.1)[-1]).state_dict()
+def trained(images: inference.Images, seed: int, steps: int = 500) -> dict[str, Tensor]:
+    """Weights and running statistics of the network of :mod:`~bnbook.experiments.inference`."""
+    drawn = inference.batches(images, seed, steps)
+    done = inference.train(inference.network(seed), images, drawn, rate=0.1, saved=(steps,))
+    return inference.with_statistics(done.weights[steps], inference.average(done.tape, 0.1)[-1]).state_dict()
 
 
 def tune(
