@@ -241,7 +241,7 @@ def tune(
     net = inference.with_statistics(state)
     few = images.x_train[torch.cat(inference.batches(images, 3000 + seed, 30))]
     if side == "recomputed, frozen":
-        doctor.recompute(net, list(few.split(32)))
+        doctor.recompute(net, list(torch.split(few, 32)))
     if side != "batch":
         doctor.freeze(net, affine=False)
     inference.train(net, images, inference.batches(images, 4000 + seed, seen // N, N), rate=rate, saved=())
