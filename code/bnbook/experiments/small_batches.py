@@ -216,7 +216,7 @@ def turned(images: inference.Images) -> inference.Images:
     return images._replace(x_train=seen(images.x_train), x_test=seen(images.x_test))
 
 
-def trained(images: inference.Images, seed: int, steps: int = 500) -> dict[str, Tensor]:
+def trained(images: inference.Images, seed: int, steps: int = 250) -> dict[str, Tensor]:
     """Weights and running statistics of the network of :mod:`~bnbook.experiments.inference`."""
     drawn = inference.batches(images, seed, steps)
     done = inference.train(inference.network(seed), images, drawn, rate=0.1, saved=(steps,))
