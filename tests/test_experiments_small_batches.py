@@ -21,13 +21,13 @@ def state(clothes):
 def test_without_steps_of_learning_only_the_statistics_differ(clothes, state):
     lying = small_batches.turned(clothes)
     error = {
-        side: small_batches.tune(state, lying, side, N=2, seen=4, rate=0.0, seed=0)
+        side: small_batches.tune(state, lying, side, N=2, seen=(4,), rate=0.0, seed=0)
         for side in ("frozen", "recomputed, frozen", "batch")
     }
     old = inference.error(inference.with_statistics(state), lying.x_test, lying.y_test)
     few = lying.x_train[torch.cat(inference.batches(lying, 3000, 30))]
     new = inference.error(inference.recomputed(state, few), lying.x_test, lying.y_test)
-    assert error == {"frozen": old, "recomputed, frozen": new, "batch": new}
+    assert error == {"frozen": [old], "recomputed, frozen": [new], "batch": [new]}
 
 
 def test_turned_images_lie_on_their_side_with_less_contrast(clothes):

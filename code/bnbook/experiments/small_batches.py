@@ -22,6 +22,7 @@ __all__ = [
     "cnn",
     "equal_images",
     "errors",
+    "fine_tune",
     "heads",
     "mlps",
     "run",
@@ -62,6 +63,16 @@ SCALES: dict[str, list[dict[str, Any]]] = {
             {"network": "A", "rate": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)},
             {"network": ["B", "B, mean"], "rate": (0.03, 0.1, 0.3, 1.0, 3.0)},
         )
+    ]
+    + [
+        {
+            "map": "fine_tune",
+            "side": ["frozen", "batch", "recomputed, frozen"],
+            "N": 2,
+            "rate": (0.001, 0.003, 0.01, 0.03, 0.1),
+            "seen": (480, 1440),
+            "seed": _OTHERS,
+        }
     ]
 }
 """Grids by the name of the scale."""
@@ -229,11 +240,11 @@ def tune(
     side: str,
     *,
     N: int,
-    seen: int,
+    seen: Sequence[int],
     rate: float,
     seed: int,
-) -> float:
-    """Adapt a trained network to other images with batches of N: its test error in percent.
+) -> list[float]:
+    """Adapt a trained network to other images with batches of N: test errors in percent after so many images.
 
     ``"frozen"`` keeps the statistics of the old images, ``"recomputed, frozen"`` takes those of 960 new ones
     first, and ``"batch"`` normalizes with each batch and takes those of 960 new images at the end.
@@ -244,10 +255,31 @@ def tune(
         doctor.recompute(net, list(torch.split(few, 32)))
     if side != "batch":
         doctor.freeze(net, affine=False)
-    inference.train(net, images, inference.batches(images, 4000 + seed, seen // N, N), rate=rate, saved=())
-    if side == "batch":
-        net = inference.recomputed(net.state_dict(), few)
-    return inference.error(net, images.x_test, images.y_test)
+    steps = [count // N for count in seen]
+    drawn = inference.batches(images, 4000 + seed, max(steps), N)
+    after = inference.train(net, images, drawn, rate=rate, saved=steps).weights
+    nets = [
+        inference.recomputed(after[k], few) if side == "batch" else inference.with_statistics(after[k])
+        for k in steps
+    ]
+    return [inference.error(one, images.x_test, images.y_test) for one in nets]
 
 
-run = by_name(equal_images, heads)
+def fine_tune(
+    side: str, N: int, rate: Sequence[float], seen: Sequence[int], seed: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Test errors of :func:`tune` for :func:`trained` networks that are shown :func:`turned` clothes."""
+    upright = inference.images_of("fashion")
+    lying, found = turned(upright), []
+    for s in seed:
+        state = trained(upright, s)
+        for r in rate:
+            errors_then = tune(state, lying, side, N=N, seen=seen, rate=r, seed=s)
+            found += [
+                {"rate": r, "seen": count, "seed": s, "error": error}
+                for count, error in zip(seen, errors_then, strict=True)
+            ]
+    return found
+
+
+run = by_name(equal_images, heads, fine_tune)
