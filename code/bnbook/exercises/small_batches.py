@@ -14,21 +14,10 @@ from bnbook.exercises._exercise import Exercise, Inputs
 Flags = NDArray[Any]
 
 
-def _settings() -> list[Inputs]:
-    return [
-        {"in_shape": (4,), "classes": 2, "norm": "batch", "depth": 2, "width": 3},
-        {"in_shape": (4,), "classes": 2, "norm": "renorm", "depth": 3, "width": 3},
-    ]
-
-
 def _settings_with_eps() -> list[Inputs]:
     cases = ((0.5, "batch", 2, 3), (1.0, ("ghost", 2), 3, 5), (2.0, "batch", 3, 5))
     names = ("eps", "norm", "depth", "width")
     return [{"in_shape": (4,), "classes": 2, **dict(zip(names, case, strict=True))} for case in cases]
-
-
-def _trainable(model: nn.Module, inputs: Inputs) -> Flags:
-    return np.array([parameter.requires_grad for parameter in model.parameters()])
 
 
 def _epsilons(model: nn.Module, inputs: Inputs) -> tuple[Flags, Flags]:
@@ -38,72 +27,33 @@ def _epsilons(model: nn.Module, inputs: Inputs) -> tuple[Flags, Flags]:
 
 
 EXERCISES = {
-    "variance_of_s2": Exercise(
-        title="The variance of two",
-        asks="variance_of_s2(kurtosis, sigma)",
-        inputs=lambda: [{"kurtosis": k, "sigma": s} for k, s in ((1.5, 0.8), (3.0, 1.5), (9.0, 2.0))],
-        returns=("the variance",),
+    "values_of_six": Exercise(
+        title="Count before you train",
+        asks="m of the six norms, in their order",
+        returns=("the list",),
+        rtol=0,
+        atol=0.5,
         hints=(
-            "E[s^2] is sigma^2. For E[s^4] multiply out the fourth power of x1 - x2; let the mean be 0.",
-            "The fourth moment is kurtosis sigma^4, and the mixed term is 6 x1^2 x2^2.",
+            "A stride of 2 halves the side: 32, 16, 8, 4, 2. All positions of both images count.",
+            "Behind the global average one value an image is left.",
         ),
         solution="""
-def variance_of_s2(kurtosis, sigma):
-    return (2 * kurtosis + 6) * sigma**4 / 4 - sigma**4
+sides = [32, 16, 8, 4, 2]
+values = [2 * side**2 for side in sides] + [2]
 """,
         slips="""
-square of the mean not subtracted: This is the mean of the square; subtract the square of the mean.
-    - sigma**4 =>
-biased variance: s^2 divides by m - 1 = 1, not by 2.
-    = lambda *given: right(*given) / 4
-mixed terms forgotten: The fourth power of the difference has the term 6 times both squares.
-    2 * kurtosis + 6 => 2 * kurtosis
-excess kurtosis: The kurtosis of a Gaussian is 3 here, not 0.
-    2 * kurtosis => 2 * (kurtosis + 3)
-sigma squared: The variance of a variance has the unit of sigma to the fourth power.
-    sigma**4 => sigma**2
-standard deviation instead of variance: The variance is its square.
-    = lambda *given: np.sqrt(right(*given))
-Gaussian for all: The variance depends on the kurtosis.
-    2 * kurtosis => 6
-""",
-    ),
-    "fixed_mlp": Exercise(
-        title="Random features",
-        asks="fixed_mlp(in_shape, classes, **settings)",
-        inputs=_settings,
-        uses={"models": models, "nn": nn},
-        observe=_trainable,
-        returns=("requires_grad of each parameter",),
-        keywords=("norm", "depth", "width"),
-        hints=(
-            "The network ends with linear, norm, ReLU, linear: which of these four still learn?",
-            "`part.requires_grad_(False)` fixes all parameters of a part.",
-        ),
-        solution="""
-def fixed_mlp(in_shape, classes, **settings):
-    model = models.mlp(in_shape, classes, **settings)
-    parts = list(model)
-    for part in parts[:-3]:  # the last three: norm, ReLU, linear
-        part.requires_grad_(False)
-    return model
-""",
-        slips="""
-nothing fixed: Set requires_grad to False below the last norm.
-    (False) => (True)
-linear layer below the last norm learns: No gradient passes the last norm: the layer before it is fixed, too.
-    parts[:-3] => parts[:-4]
-last norm fixed: gamma and beta of the last norm learn.
-    parts[:-3] => parts[:-1]
-last layer fixed: The last norm *and* the last layer learn.
-    parts[:-3] => parts[:-3] + parts[-1:]
-norms below left to learn: Nothing below the last norm learns, the lower norms' gamma and beta included.
-    parts = list(model) => parts = [part for part in model if isinstance(part, nn.Linear)]
-    parts[:-3] => parts[:-1]
-everything fixed: The last norm and the last layer learn.
-    parts[:-3] => parts
-first layer alone fixed: All layers below the last norm are fixed.
-    parts[:-3] => parts[:1]
+one image: Two images at a time: both count.
+    = [1024, 256, 64, 16, 4, 1]
+side for the area: A map has height times width positions.
+    side**2 => side
+input maps of the convolutions: A norm sees the output of its convolution, which has half the side.
+    side**2 => (2 * side) ** 2
+positions behind the average: The global average leaves one value an image: m = 2 in the dense layer.
+    + [2] => + [8]
+dense layer forgotten: The norm of the dense layer is the sixth.
+    + [2] =>
+positions forgotten: In a convolution every position counts.
+    * side**2 =>
 """,
     ),
     "eps_mlp": Exercise(
@@ -143,34 +93,34 @@ eps fixed at 1: eps is an argument.
     part.eps = eps => part.eps = 1.0
 """,
     ),
-    "values_of_six": Exercise(
-        title="Count before you train",
-        asks="m of the six norms, in their order",
-        returns=("the list",),
-        rtol=0,
-        atol=0.5,
+    "variance_of_s2": Exercise(
+        title="The variance of two",
+        asks="variance_of_s2(kurtosis, sigma)",
+        inputs=lambda: [{"kurtosis": k, "sigma": s} for k, s in ((1.5, 0.8), (3.0, 1.5), (9.0, 2.0))],
+        returns=("the variance",),
         hints=(
-            "A stride of 2 halves the side: 32, 16, 8, 4, 2. All positions of both images count.",
-            "Behind the global average one value an image is left.",
+            "E[s^2] is sigma^2. For E[s^4] multiply out the fourth power of x1 - x2; let the mean be 0.",
+            "The fourth moment is kurtosis sigma^4, and the mixed term is 6 x1^2 x2^2.",
         ),
         solution="""
-sides = [32, 16, 8, 4, 2]
-values = [2 * side**2 for side in sides] + [2]
+def variance_of_s2(kurtosis, sigma):
+    return (2 * kurtosis + 6) * sigma**4 / 4 - sigma**4
 """,
         slips="""
-one image: Two images at a time: both count.
-    = [1024, 256, 64, 16, 4, 1]
-side for the area: A map has height times width positions.
-    side**2 => side
-input maps of the convolutions: A norm sees the output of its convolution, which has half the side.
-    side**2 => (2 * side) ** 2
-positions behind the average: The global average leaves one value an image: m = 2 in the dense layer.
-    + [2] => + [8]
-dense layer forgotten: The norm of the dense layer is the sixth.
-    + [2] =>
-positions forgotten: In a convolution every position counts.
-    * side**2 =>
+square of the mean not subtracted: This is the mean of the square; subtract the square of the mean.
+    - sigma**4 =>
+biased variance: s^2 divides by m - 1 = 1, not by 2.
+    = lambda *given: right(*given) / 4
+mixed terms forgotten: The fourth power of the difference has the term 6 times both squares.
+    2 * kurtosis + 6 => 2 * kurtosis
+excess kurtosis: The kurtosis of a Gaussian is 3 here, not 0.
+    2 * kurtosis => 2 * (kurtosis + 3)
+sigma squared: The variance of a variance has the unit of sigma to the fourth power.
+    sigma**4 => sigma**2
+standard deviation instead of variance: The variance is its square.
+    = lambda *given: np.sqrt(right(*given))
+Gaussian for all: The variance depends on the kurtosis.
+    2 * kurtosis => 6
 """,
     ),
-    "another_head": None,
 }
