@@ -120,7 +120,6 @@ another eps: Leave the default eps of 1e-5, which F.group_norm has, too.
     training=True => training=True, eps=1e-3
 """,
     ),
-    "dead_biases": None,
     "leak_at_the_border": None,
-    "shifted_image": None,
+    "dead_biases": None,
 }
