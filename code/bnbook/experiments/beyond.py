@@ -106,8 +106,10 @@ class Branch(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x to x + parts(x)."""
-        out: Tensor = x + super().forward(x)
-        return out
+        h = x
+        for part in self:
+            h = part(h)
+        return x + h
 
 
 def block(kind: str, index: int, blocks: int, width: int, clipping: float | None = None) -> nn.Module:
@@ -308,13 +310,13 @@ def without_mean(model: nn.Sequential) -> nn.Sequential:
         readers.append(cast(nn.Linear, branch[1].qkv if attention else branch[1]))
         writers.append(cast(nn.Linear, branch[1].out if attention else branch[-1]))
     for linear in writers:
-        linear.weight -= linear.weight.mean(0)
-        linear.bias -= linear.bias.mean()
-    embedding.position -= embedding.position.mean(1, keepdim=True)
+        linear.weight.sub_(linear.weight.mean(0))
+        linear.bias.sub_(linear.bias.mean())
+    embedding.position.sub_(embedding.position.mean(1, keepdim=True))
     places = [*((cast(nn.Sequential, branch), 0) for branch in branches), (model, len(model) - 3)]
     for (holder, place), linear in zip(places, [*readers, cast(nn.Linear, head)], strict=True):
         norm = cast(layers.LayerNorm, holder[place])
-        linear.bias += linear.weight @ norm.bias
+        linear.bias.add_(linear.weight @ norm.bias)
         holder[place] = layers.RMSNorm(len(norm.weight)).double()
         cast(layers.RMSNorm, holder[place]).weight.copy_(norm.weight)
     return model
