@@ -14,57 +14,6 @@ def _layers() -> list[Inputs]:
 
 
 EXERCISES = {
-    "gain": Exercise(
-        title="Another activation",
-        asks="gain(phi)",
-        inputs=lambda: [{"phi": phi} for phi in (np.positive, np.tanh, np.square)],
-        returns=("the gain",),
-        rtol=1e-4,
-        hints=(
-            "The gain makes up for the width of phi(z), where z is a standard Gaussian.",
-            "Integrate phi and its square against the Gaussian density; the variance is their difference.",
-        ),
-        solution="""
-def gain(phi):
-    grid = np.linspace(-10, 10, 20001)
-    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
-    mean = np.trapezoid(phi(grid) * density, grid)
-    square = np.trapezoid(phi(grid) ** 2 * density, grid)
-    return 1 / np.sqrt(square - mean**2)
-""",
-        slips="""
-second moment instead of variance: That is He's gain. Scaled weights remove the mean of what they read, so the
-    variance counts.
-    - mean**2 =>
-not inverted: This is the standard deviation of phi(z); the gain makes up for it.
-    1 / np.sqrt => np.sqrt
-root forgotten: The gain multiplies weights, so it is one over a standard deviation.
-    np.sqrt(square - mean**2) => (square - mean**2)
-ReLU's gain: phi is the argument: use it, and not ReLU.
-    = lambda phi: np.sqrt(2 / (1 - 1 / np.pi))
-""",
-    ),
-    "fixup_factor": Exercise(
-        title="Three layers in a branch",
-        asks="Fixup's factor s for m = 3 and L = 81",
-        returns=("s",),
-        rtol=0.005,
-        hints=("The exponent of L is -1 / (2m - 2).",),
-        solution="""
-m, L = 3, 81
-s = L ** (-1 / (2 * m - 2))
-""",
-        slips="""
-rule for two layers: With m = 3 the exponent is not -1/2.
-    m, L = 3 => m, L = 2
-exponent -1/m: 2m - 2 factors carry s, not m.
-    (2 * m - 2) => m
-exponent -1/(2m): The last layer starts at zero and carries no s.
-    (2 * m - 2) => (2 * m)
-inverted: The factor makes weights smaller.
-    -1 / => 1 /
-""",
-    ),
     "steps": Exercise(
         title="Clipping and zeros",
         asks="the number of steps until the row has the length 0.1",
@@ -117,6 +66,57 @@ variance instead of standard deviation: Take the root of the variances.
     .std() => .var()
 length instead of standard deviation: Subtract the mean of the others: layer norm shifts them all.
     .std() => .norm()
+""",
+    ),
+    "gain": Exercise(
+        title="Another activation",
+        asks="gain(phi)",
+        inputs=lambda: [{"phi": phi} for phi in (np.positive, np.tanh, np.square)],
+        returns=("the gain",),
+        rtol=1e-4,
+        hints=(
+            "The gain makes up for the width of phi(z), where z is a standard Gaussian.",
+            "Integrate phi and its square against the Gaussian density; the variance is their difference.",
+        ),
+        solution="""
+def gain(phi):
+    grid = np.linspace(-10, 10, 20001)
+    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+    mean = np.trapezoid(phi(grid) * density, grid)
+    square = np.trapezoid(phi(grid) ** 2 * density, grid)
+    return 1 / np.sqrt(square - mean**2)
+""",
+        slips="""
+second moment instead of variance: That is He's gain. Scaled weights remove the mean of what they read, so the
+    variance counts.
+    - mean**2 =>
+not inverted: This is the standard deviation of phi(z); the gain makes up for it.
+    1 / np.sqrt => np.sqrt
+root forgotten: The gain multiplies weights, so it is one over a standard deviation.
+    np.sqrt(square - mean**2) => (square - mean**2)
+ReLU's gain: phi is the argument: use it, and not ReLU.
+    = lambda phi: np.sqrt(2 / (1 - 1 / np.pi))
+""",
+    ),
+    "fixup_factor": Exercise(
+        title="Three layers in a branch",
+        asks="Fixup's factor s for m = 3 and L = 81",
+        returns=("s",),
+        rtol=0.005,
+        hints=("The exponent of L is -1 / (2m - 2).",),
+        solution="""
+m, L = 3, 81
+s = L ** (-1 / (2 * m - 2))
+""",
+        slips="""
+rule for two layers: With m = 3 the exponent is not -1/2.
+    m, L = 3 => m, L = 2
+exponent -1/m: 2m - 2 factors carry s, not m.
+    (2 * m - 2) => m
+exponent -1/(2m): The last layer starts at zero and carries no s.
+    (2 * m - 2) => (2 * m)
+inverted: The factor makes weights smaller.
+    -1 / => 1 /
 """,
     ),
 }
