@@ -25,7 +25,7 @@ def losses(norm, **settings):
     return training.sweep(scale.invariant, EXACT, **shared, **settings).loss
 
 
-@pytest.mark.parametrize("norm", ["batch", "weight"])
+@pytest.mark.parametrize("norm", ["batch", "weight", "centred"])
 def test_longer_weights_have_the_same_outputs_and_a_gradient_divided_by_their_factor(norm):
     one, three = network(norm), network(norm, times=3.0)
     assert torch.allclose(one(X), three(X), rtol=1e-10)
@@ -34,7 +34,7 @@ def test_longer_weights_have_the_same_outputs_and_a_gradient_divided_by_their_fa
         assert torch.allclose(a, 3 * b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("norm", ["batch", "weight"])
+@pytest.mark.parametrize("norm", ["batch", "weight", "centred"])
 def test_a_step_lengthens_and_turns_every_unit_as_the_right_triangle_says(norm):
     model, rate = network(norm), 0.3
     weights = list(model.parameters())
@@ -46,7 +46,7 @@ def test_a_step_lengthens_and_turns_every_unit_as_the_right_triangle_says(norm):
         assert torch.allclose(cosine, 1 / (1 + (step / length) ** 2).sqrt(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("norm", ["batch", "weight"])
+@pytest.mark.parametrize("norm", ["batch", "weight", "centred"])
 def test_weights_times_a_at_the_rate_times_a_squared_train_alike(norm):
     one = losses(norm, lr=0.3)
     assert np.allclose(losses(norm, lr=0.3 * 9, times=3.0), one, rtol=0, atol=1e-9)

@@ -28,7 +28,6 @@ root of a: Adam divides by the root of the *squared* gradient: a factor of the g
     a * lr => np.sqrt(a) * lr
 """,
     ),
-    "forgotten": None,
     "finite": Exercise(
         title="A finite batch",
         asks="finite(m)",

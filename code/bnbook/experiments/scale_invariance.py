@@ -23,6 +23,7 @@ __all__ = [
     "KINDS",
     "LOSSES_OF",
     "SCALES",
+    "Centred",
     "Directions",
     "balance",
     "deep",
@@ -89,6 +90,27 @@ class Directions(nn.Linear):
         return F.linear(input, self.gain * F.normalize(self.weight, dim=1))
 
 
+class Centred(nn.Module):
+    """Mean-only batch normalization: subtracts the mean of the batch, in evaluation a moving average of it.
+
+    >>> Centred(1)(torch.tensor([[1.0], [3.0]])).ravel()
+    tensor([-1.,  1.])
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(units))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of the shape of `x`, (m, units)."""
+        if not self.training:
+            return x - self.running_mean
+        mean = x.mean(0)
+        with torch.no_grad():
+            self.running_mean.mul_(0.9).add_(0.1 * mean)
+        return x - mean
+
+
 class _Times(nn.Module):
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -114,8 +136,8 @@ def invariant(
 
     Parameters
     ----------
-    norm : {'batch', 'weight'}
-        Batch normalization, or :class:`Directions`.
+    norm : {'batch', 'weight', 'centred'}
+        Batch normalization; :class:`Directions`; or these, each followed by :class:`Centred`.
     times : float
         The first weights have the standard deviation times / sqrt(number of inputs).
 
@@ -125,7 +147,7 @@ def invariant(
     >>> [tuple(weight.shape) for weight in one.parameters()]
     [(4, 8), (4, 4), (3, 4)]
     """
-    check_choice(("batch", "weight"), norm=norm)
+    check_choice(("batch", "weight", "centred"), norm=norm)
     sizes = [math.prod(in_shape), *[width] * depth, classes]
     parts: list[nn.Module] = []
     for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
@@ -138,6 +160,7 @@ def invariant(
             ]
         else:
             parts += [Directions(n_in, n_out, 4.0 if last else math.sqrt(2))]
+            parts += [Centred(n_out)] if norm == "centred" else []
             parts += [] if last else [nn.ReLU()]
     model = nn.Sequential(*parts).to(dtype)
     for weight in model.parameters():
