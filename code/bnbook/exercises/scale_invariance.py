@@ -3,7 +3,6 @@
 from bnbook.exercises._exercise import Exercise
 
 EXERCISES = {
-    "whose_scale": None,
     "twin_rate": Exercise(
         title="Adam",
         asks="twin_rate(a, lr)",
