@@ -97,6 +97,8 @@ class Centred(nn.Module):
     tensor([-1.,  1.])
     """
 
+    running_mean: Tensor
+
     def __init__(self, units: int) -> None:
         super().__init__()
         self.register_buffer("running_mean", torch.zeros(units))
