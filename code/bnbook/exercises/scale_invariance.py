@@ -3,7 +3,6 @@
 from bnbook.exercises._exercise import Exercise
 
 EXERCISES = {
-    "whose_scale": None,
     "twin_rate": Exercise(
         title="Adam",
         asks="twin_rate(a, lr)",
@@ -28,7 +27,6 @@ root of a: Adam divides by the root of the *squared* gradient: a factor of the g
     a * lr => np.sqrt(a) * lr
 """,
     ),
-    "forgotten": None,
     "finite": Exercise(
         title="A finite batch",
         asks="finite(m)",
