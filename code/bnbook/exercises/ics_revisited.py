@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnbook import data, layers, models
+from bnbook import models
 from bnbook.exercises._exercise import Exercise, Inputs, numbers
 
 
@@ -30,25 +29,35 @@ def _parameters(net: Any, inputs: Inputs) -> tuple[Tensor, ...]:
     return third.weight, third.bias, fourth.weight, fourth.bias, rest
 
 
-class _Pinned(nn.Module):
-    """Batch normalization whose statistics are constants in the backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        var, mean = torch.var_mean(x.detach(), 0, correction=0)
-        return (x - mean) / torch.sqrt(var + 1e-5)
-
-
-def _pinned(net: nn.Sequential) -> nn.Sequential:
-    """A network with the same weights whose norms are pinned."""
-    return nn.Sequential(*[_Pinned() if isinstance(part, layers.BatchNorm) else part for part in net])
-
-
-def _angles() -> list[Inputs]:
-    cases = (("relu", "he", 2, 0), ("relu", "he", 6, 1), ("sigmoid", 3.0, 4, 2))
-    return [dict(zip(("activation", "init", "depth", "seed"), case, strict=True)) for case in cases]
-
-
 EXERCISES = {
+    "changes": Exercise(
+        title="One step on a bowl",
+        asks="changes(lr, curvature)",
+        inputs=lambda: [{"lr": lr, "curvature": c} for lr, c in ((0.25, 1.5), (0.1, 2.0), (1.5, 4.0))],
+        returns=("the relative shift of layer 2", "the relative change of the whole gradient"),
+        hints=(
+            "With e = w1 + w2 both gradients are lambda e. What is e after the step of one layer?",
+            "After the step of one layer the gradient has the factor 1 - lr curvature. And after both?",
+        ),
+        solution="""
+def changes(lr, curvature):
+    return lr * curvature, 2 * lr * curvature
+""",
+        slips="""
+both layers moved for the shift: The shift of layer 2 compares its gradient before and after the step of
+    layer 1 alone.
+    return lr => return 2 * lr
+one layer moved for the whole change: The whole step moves both layers.
+    2 * lr => lr
+what is left of the gradient: This is the factor of the gradient; its change is 1 minus that.
+    return lr * curvature, 2 * lr => return 1 - lr * curvature, 1 - 2 * lr
+not relative: Divide by the length of the gradient: the curvature stays once.
+    lr * curvature => lr * curvature**2
+curvature forgotten: The gradient's change grows with the curvature.
+    lr * curvature => lr
+""",
+    ),
+    "unnoticed_noise": None,
     "respelled": Exercise(
         title="Two spellings of one network",
         asks="respelled(net, a)",
@@ -91,81 +100,6 @@ both multiplied: The fourth layer has to undo the factor: divide.
     /= a => *= a
 nothing changed: Change the parameters in place, through `.data`.
     = lambda net, a: net
-""",
-    ),
-    "unnoticed_noise": None,
-    "angle": Exercise(
-        title="A candidate that fails",
-        asks="angle(activation, init, depth, seed)",
-        inputs=_angles,
-        uses={"torch": torch, "F": F, "nn": nn, "models": models, "pin": _pinned, "digits": data.digits},
-        returns=("the cosine",),
-        rtol=0,
-        atol=1e-3,
-        seconds=20,
-        slow=True,
-        hints=(
-            "Build both networks after the same `torch.manual_seed(seed)`, and call `backward` on each loss.",
-            "Join the gradients of all hidden weights to one long vector for each, without the last layer.",
-        ),
-        solution="""
-def angle(activation, init, depth, seed):
-    x, y = (torch.from_numpy(part[:64]) for part in (digits().x_train, digits().y_train))
-    gradients, norm = [], "batch"
-    for pinned in (False, True):
-        torch.manual_seed(seed)
-        net = models.mlp((64,), 10, depth=depth, width=48, norm=norm, activation=activation, init=init)
-        net = pin(net) if pinned else net
-        F.cross_entropy(net(x), y).backward()
-        hidden = [part for part in net[:-1] if isinstance(part, nn.Linear)]
-        gradients.append(torch.cat([part.weight.grad.ravel() for part in hidden]))
-    return F.cosine_similarity(*gradients, dim=0).item()
-""",
-        slips="""
-last layer counted: Compare the hidden weights; the last layer has no norm behind it.
-    net[:-1] => net
-mean of the layers' cosines: Join the gradients of all hidden weights to one long vector first.
-    gradients.append(torch.cat([part.weight.grad.ravel() for part in hidden])) =>
-        gradients.append([part.weight.grad.ravel() for part in hidden])
-    F.cosine_similarity(*gradients, dim=0).item() =>
-        np.mean([F.cosine_similarity(*pair, dim=0).item() for pair in zip(*gradients)])
-other weights: Both networks start from the same weights: set the seed before each.
-    manual_seed(seed) => manual_seed(seed + pinned)
-plain network: Compare with batch normalization, not with the network without a norm.
-    norm=norm => norm=norm if pinned else "none"
-angle instead of its cosine: Return the cosine.
-    = lambda *given: math.acos(right(*given))
-one minus the cosine: Return the cosine itself.
-    return => return 1 -
-same network twice: One of the two is pinned.
-    if pinned else => if pinned == 2 else
-""",
-    ),
-    "changes": Exercise(
-        title="One step on a bowl",
-        asks="changes(lr, curvature)",
-        inputs=lambda: [{"lr": lr, "curvature": c} for lr, c in ((0.25, 1.5), (0.1, 2.0), (1.5, 4.0))],
-        returns=("the relative shift of layer 2", "the relative change of the whole gradient"),
-        hints=(
-            "With e = w1 + w2 both gradients are lambda e. What is e after the step of one layer?",
-            "After the step of one layer the gradient has the factor 1 - lr curvature. And after both?",
-        ),
-        solution="""
-def changes(lr, curvature):
-    return lr * curvature, 2 * lr * curvature
-""",
-        slips="""
-both layers moved for the shift: The shift of layer 2 compares its gradient before and after the step of
-    layer 1 alone.
-    return lr => return 2 * lr
-one layer moved for the whole change: The whole step moves both layers.
-    2 * lr => lr
-what is left of the gradient: This is the factor of the gradient; its change is 1 minus that.
-    return lr * curvature, 2 * lr => return 1 - lr * curvature, 1 - 2 * lr
-not relative: Divide by the length of the gradient: the curvature stays once.
-    lr * curvature => lr * curvature**2
-curvature forgotten: The gradient's change grows with the curvature.
-    lr * curvature => lr
 """,
     ),
 }

@@ -27,7 +27,7 @@ __all__ = ["SCALES", "SMALL_WIDTHS", "InWidths", "definition_2_1", "noisy_batch_
 # A list is an axis of the grid; a tuple is one setting.
 _NOISY: dict[str, Any] = {
     "experiment": "noisy_batch_norm",
-    "norm": ["none", "batch", "noisy", "noise", "same"],
+    "norm": ["none", "batch", "noisy", "noise"],
     "init": "glorot",
 }
 _DEFINITION: dict[str, Any] = {"experiment": "definition_2_1", "norm": ["none", "batch"]}
