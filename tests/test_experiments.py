@@ -495,7 +495,9 @@ def test_noise_in_widths_is_the_same_beside_every_signal_and_none_to_the_gradien
 
     change = moved(x) - x
     assert change.std() > 0.1
-    torch.testing.assert_close((moved(scale * x + shift) - (scale * x + shift)) / scale, change, rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        (moved(scale * x + shift) - (scale * x + shift)) / scale, change, rtol=0, atol=1e-8
+    )
     assert torch.equal(ics.InWidths(layers.Noise(3)).eval()(torch.zeros(4, 3)), torch.zeros(4, 3))
     x.requires_grad_()
     gradient = torch.autograd.grad(moved(x).sum(), x)[0]

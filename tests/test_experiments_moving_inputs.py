@@ -63,10 +63,14 @@ def test_nothing_moves_where_nothing_learns_and_looking_is_no_update():
 def test_a_run_alone_is_the_run_of_the_map():
     settings = {"depth": 2, "norm": "batch", "dose": 0.5, "kind": "both"}
     alone = moving_inputs.train(data.digits(), 0.1, 4, 30, **settings).loss
-    (row,) = moving_inputs.losses("digits", activation="relu", rate=(0.1,), steps=(30,), seed=(4,), **settings)
+    (row,) = moving_inputs.losses(
+        "digits", activation="relu", rate=(0.1,), steps=(30,), seed=(4,), **settings
+    )
     assert row["loss"] == pytest.approx(alone[-20:].mean(), rel=1e-3)
     plain = training.sweep(network, data.digits(), steps=30, seeds=[4], lr=0.1, depth=2)
-    assert plain.loss[0] == pytest.approx(moving_inputs.train(data.digits(), 0.1, 4, 30, depth=2).loss, rel=1e-3)
+    assert plain.loss[0] == pytest.approx(
+        moving_inputs.train(data.digits(), 0.1, 4, 30, depth=2).loss, rel=1e-3
+    )
 
 
 def test_a_divergence_is_no_loss():
