@@ -1,4 +1,4 @@
-"""What a network loses when what its activations read is moved at every update, with and without batch norm."""
+"""What a network loses when what its activations read is moved, with and without batch norm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnbook import data, layers, models, probes, training
-from bnbook._checks import check_choice
+from bnbook._checks import check_choice, check_whole
 from bnbook.experiments import by_name, ics
 from bnbook.experiments._vision import batches_of, images_of, seeded
 from bnbook.experiments.saturation import images_of as flat_images_of
@@ -104,7 +104,7 @@ class Moved(nn.Module):
 
 
 class Pinned(nn.Module):
-    """Batch norm in the forward pass, without scale and shift; its statistics are constants in the backward pass."""
+    """Batch norm in the forward pass, without γ and β; its statistics are constants in the backward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` of shape (N, units), standardized."""
@@ -127,7 +127,7 @@ def network(
     """A network of :func:`bnbook.models.mlp` with :class:`Moved` before each activation.
 
     ReLUs get He's first weights, sigmoids a gain of 3. The `norm` is ``"none"``, ``"batch"`` or ``"pinned"``;
-    a dose of 0 moves nothing. The first weights do not depend on norm or dose.
+    a dose of 0 moves nothing. The first weights do not depend on the dose, nor on what is pinned.
     """
     check_choice(("none", "batch", "pinned"), norm=norm)
     inner, init = "none" if norm == "none" else "batch", "he" if activation == "relu" else 3.0
@@ -169,6 +169,7 @@ def train(images: data.Data, rate: float, seed: int, steps: int = 200, **setting
         second half of the training, the median over units and pairs of updates of the distance between the
         unit's medians on a fixed batch of 100 test images, in mean 15-85 spreads of the two.
     """
+    check_whole(2 * max(LAGS) + 2, steps=steps)
     x, y = torch.from_numpy(images.x_train), torch.from_numpy(images.y_train)
     probe = torch.from_numpy(images.x_test[:100])
     found, loss_of = [], np.empty(steps)
@@ -242,7 +243,7 @@ def movements(
     lag: Sequence[int],
     seed: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """Movement of a :func:`network` on the digits by lag, the median over its layers, and its training loss."""
+    """Movement of a :func:`network` on the digits by lag, median over its layers, and its training loss."""
     rows = []
     for s in seed:
         found = train(data.digits(), rate, s, norm=norm, kind=kind, dose=dose)
