@@ -19,7 +19,6 @@ from bnbook.experiments import __main__ as cli
 from bnbook.experiments import _vision, ics
 
 SHIPPED = ["ics", "landscape"]
-CHAPTER = Path(__file__).resolve().parents[1] / "book" / "ics_revisited.md"
 TINY_VGG = {"images": "small", "widths": (4, 0, 4, 4), "batch_size": 8, "lr": 0.1, "init": "he"}
 NOISY = TINY_VGG | {"steps": 7, "every": 3, "layers": (0, 2), "seed": 3}
 DEFINITION = TINY_VGG | {"network": "vgg", "steps": 3, "every": 2, "layers": (0, 2), "seed": 3}
