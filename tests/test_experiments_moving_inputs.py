@@ -62,17 +62,19 @@ def test_nothing_moves_where_nothing_learns_and_looking_is_no_update():
     assert (np.diff(np.median(moved.movement[:4], axis=1)) > 0).all()  # up to a quarter of a period
 
 
-def test_a_run_alone_is_the_run_of_the_map():
-    settings = {"depth": 2, "norm": "batch", "dose": 0.5, "kind": "both"}
+@pytest.mark.parametrize(("norm", "dose"), [("none", 0.0), ("batch", 0.5)])
+def test_a_run_alone_is_the_run_of_a_sweep(norm, dose):
+    settings = {"depth": 2, "norm": norm, "dose": dose}
     alone = moving_inputs.train(data.digits(), 0.1, 4, 60, **settings).loss
-    (row,) = moving_inputs.losses(
-        "digits", activation="relu", rate=(0.1,), steps=(60,), seed=(4,), **settings
-    )
-    assert row["loss"] == pytest.approx(alone[-20:].mean(), rel=1e-3)
-    plain = training.sweep(network, data.digits(), steps=60, seeds=[4], lr=0.1, depth=2)
-    assert plain.loss[0] == pytest.approx(
-        moving_inputs.train(data.digits(), 0.1, 4, 60, depth=2).loss, rel=1e-3
-    )
+    runs = training.sweep(network, data.digits(), steps=60, seeds=[4], lr=0.1, updates=61, **settings)
+    assert runs.loss[0] == pytest.approx(alone, rel=1e-3)
+
+
+def test_a_shorter_run_of_the_map_is_the_beginning_of_a_longer_one():
+    settings = {"depth": 2, "activation": "relu", "norm": "batch", "kind": "both", "dose": 0.5}
+    long = moving_inputs.losses("digits", rate=(0.1,), steps=(25, 30), seed=(4,), **settings)
+    (short,) = moving_inputs.losses("digits", rate=(0.1,), steps=(25,), seed=(4,), **settings)
+    assert short == pytest.approx(long[0], rel=1e-4)
 
 
 def test_a_run_too_short_for_its_lags_is_refused():

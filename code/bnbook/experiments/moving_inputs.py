@@ -37,6 +37,8 @@ RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 LAGS = (1, 2, 5, 10, 25)
 LAST = 20
 """So many mini-batches are averaged into one training loss."""
+LONGEST = 401
+"""Length of the paths of movement in a map, so that a shorter run is the beginning of a longer one."""
 _LOSSES: dict[str, Any] = {
     "map": "losses",
     "images": "digits",
@@ -219,7 +221,7 @@ def losses(
         flat_images_of(images),
         steps=max(steps),
         seeds=seed,
-        updates=max(steps) + 1,
+        updates=LONGEST,
         lr=[*rate],
         depth=depth,
         activation=activation,
