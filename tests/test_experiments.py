@@ -19,7 +19,6 @@ from bnbook.experiments import __main__ as cli
 from bnbook.experiments import _vision, ics
 
 SHIPPED = ["ics", "landscape"]
-CHAPTER = Path(__file__).resolve().parents[1] / "book" / "ics_revisited.md"
 TINY_VGG = {"images": "small", "widths": (4, 0, 4, 4), "batch_size": 8, "lr": 0.1, "init": "he"}
 NOISY = TINY_VGG | {"steps": 7, "every": 3, "layers": (0, 2), "seed": 3}
 DEFINITION = TINY_VGG | {"network": "vgg", "steps": 3, "every": 2, "layers": (0, 2), "seed": 3}
@@ -421,22 +420,6 @@ def test_a_table_is_shipped_and_read_with_five_digits(tmp_path, monkeypatch, cap
 # --------------------------------------------------------------------------- internal covariate shift
 
 
-def test_the_chapter_runs_every_member_of_the_small_scale():
-    text = CHAPTER.read_text(encoding="utf-8")
-    assert 'experiments.members(ics, "small", SEEDS)' in text
-    wanted = [
-        {"experiment": "noisy_batch_norm"},
-        {"experiment": "definition_2_1", "network": "vgg"},
-        {"experiment": "definition_2_1", "network": "deep_linear"},
-    ]
-    for some in wanted:
-        call = ", ".join(f"{name}={json.dumps(value)}" for name, value in some.items())
-        assert f"collected({call})" in text
-    members = experiments.members(ics, "small", range(5))
-    covered = [m for m in members for some in wanted if all(m.get(k) == v for k, v in some.items())]
-    assert len(covered) == len(members) == 5 * (4 + 4 + 2 + 1 + 1)
-
-
 def test_the_full_scale_has_the_settings_of_the_paper():
     for member in experiments.members(ics, "full", [0]):
         if member.get("network") == "deep_linear":
@@ -487,8 +470,8 @@ def test_the_losses_are_those_of_training_with_the_books_own_layers(norm):
 def test_noise_stands_behind_each_norm_or_each_convolution_and_nowhere_else():
     part = _vision.images_of("small", "cpu")
     kinds = {
-        norm: [type(layer).__name__ for layer in ics._vgg(part, norm, (4, 0, 4), "he")]
-        for norm in ("none", "batch", "noisy", "noise")
+        norm: [type(layer).__name__ for layer in ics.vgg(part, norm, (4, 0, 4), "he")]
+        for norm in ("none", "batch", "noisy", "noise", "same")
     }
     pool, head = ["MaxPool2d"], ["AdaptiveAvgPool2d", "Flatten", "Linear"]
     block = {
@@ -496,8 +479,30 @@ def test_noise_stands_behind_each_norm_or_each_convolution_and_nowhere_else():
         "batch": ["Conv2d", "BatchNorm2d", "ReLU"],
         "noisy": ["Conv2d", "BatchNorm2d", "Noise", "ReLU"],
         "noise": ["Conv2d", "Noise", "ReLU"],
+        "same": ["Conv2d", "InWidths", "ReLU"],
     }
     assert kinds == {norm: [*parts, *pool, *parts, *head] for norm, parts in block.items()}
+
+
+def test_noise_in_widths_is_the_same_beside_every_signal_and_none_to_the_gradient():
+    x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    scale, shift = torch.tensor([1e-6, 1.0, 50.0]).double()[:, None, None], 7.0
+
+    def moved(x):
+        noise = ics.InWidths(layers.Noise(3, torch.Generator().manual_seed(1)))
+        return noise(x)
+
+    change = moved(x) - x
+    assert change.std() > 0.1
+    torch.testing.assert_close(
+        (moved(scale * x + shift) - (scale * x + shift)) / scale, change, rtol=0, atol=1e-8
+    )
+    assert torch.equal(ics.InWidths(layers.Noise(3)).eval()(torch.zeros(4, 3)), torch.zeros(4, 3))
+    x.requires_grad_()
+    gradient = torch.autograd.grad(moved(x).sum(), x)[0]
+    noise = layers.Noise(3, torch.Generator().manual_seed(1))
+    alone = torch.autograd.grad(noise(x).sum(), x)[0]  # s of each value: the noise multiplies, and no more
+    torch.testing.assert_close(gradient, alone)
 
 
 def test_probes_follow_the_fixed_batch_and_measure_movement_in_widths():
@@ -554,8 +559,9 @@ def test_the_accuracies_differ_in_noise_and_statistics_alone():
     assert last["accuracy"] == last["accuracy_noisy"] == last["accuracy_batch"]
     (last,) = [row for row in ics.noisy_batch_norm(norm="batch", **NOISY) if "accuracy" in row]
     assert last["accuracy_noisy"] == last["accuracy_batch"] != last["accuracy"]
-    (last,) = [row for row in ics.noisy_batch_norm(norm="noise", **NOISY) if "accuracy" in row]
-    assert last["accuracy"] == last["accuracy_batch"]
+    for norm in ("noise", "same"):
+        (last,) = [row for row in ics.noisy_batch_norm(norm=norm, **NOISY) if "accuracy" in row]
+        assert last["accuracy"] == last["accuracy_batch"]
 
 
 def test_a_seed_decides_everything_and_leaves_the_global_state_alone():

@@ -22,7 +22,7 @@ from bnbook._checks import check_choice
 from bnbook.experiments._vision import Part, batches_of, images_of, seeded
 from bnbook.layers import BatchNorm, Noise
 
-__all__ = ["SCALES", "definition_2_1", "noisy_batch_norm", "run"]
+__all__ = ["SCALES", "SMALL_WIDTHS", "InWidths", "definition_2_1", "noisy_batch_norm", "run", "vgg"]
 
 # A list is an axis of the grid; a tuple is one setting.
 _NOISY: dict[str, Any] = {
@@ -31,7 +31,8 @@ _NOISY: dict[str, Any] = {
     "init": "glorot",
 }
 _DEFINITION: dict[str, Any] = {"experiment": "definition_2_1", "norm": ["none", "batch"]}
-_VGG_SMALL = {"images": "small", "widths": (8, 8, 0, 16, 16, 0, 32, 32, 32, 32), "batch_size": 32, "lr": 0.1}
+SMALL_WIDTHS = 8, 8, 0, 16, 16, 0, 32, 32, 32, 32
+_VGG_SMALL = {"images": "small", "widths": SMALL_WIDTHS, "batch_size": 32, "lr": 0.1}
 _VGG_FULL = {
     "images": "full",
     "widths": (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512),
@@ -42,7 +43,6 @@ _VGG = {"network": "vgg", "init": ["glorot", "he"]}
 _LINEAR = {"network": "deep_linear", "init": 1.0, "layers": (16, 22)}
 SCALES: dict[str, list[dict[str, Any]]] = {
     "small": [
-        _NOISY | _VGG_SMALL | {"steps": 30, "every": 5, "layers": (2, 4, 7)},
         _DEFINITION | _VGG | _VGG_SMALL | {"steps": 41, "every": 20, "layers": (4, 7)},
         _DEFINITION | _LINEAR | {"lr": 1e-7, "steps": 41, "every": 20},
         _DEFINITION | _LINEAR | {"lr": 1e-6, "norm": "batch", "steps": 41, "every": 20},
@@ -94,8 +94,8 @@ def noisy_batch_norm(
 
     Parameters
     ----------
-    norm : {"none", "batch", "noisy", "noise"}
-        Plain; batch norm; batch norm with noise behind it; the noise alone, in the same place.
+    norm : {"none", "batch", "noisy", "noise", "same"}
+        As in :func:`vgg`.
     images : {"small", "full"}
         Fashion-MNIST: the shipped part, averaged to 14 x 14; or the full set, 28 x 28.
     init, widths
@@ -122,11 +122,10 @@ def noisy_batch_norm(
         mode, where no noise is drawn, ``accuracy_batch`` without noise but with the statistics of the
         500, and ``accuracy_noisy`` in training mode.
     """
-    check_choice(("none", "batch", "noisy", "noise"), norm=norm)
     rows: list[Row] = []
     with seeded(seed, device):
         part = images_of(images, device)
-        model = _vgg(part, norm, widths, init).to(device)
+        model = vgg(part, norm, widths, init).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
         fixed = part[0][:batch_size]
         before: list[Tensor] = []
@@ -146,7 +145,7 @@ def noisy_batch_norm(
         last = {"step": steps, "accuracy": _accuracy(model.eval(), part)}
         last["accuracy_noisy"] = _accuracy(model.train(), part)
         for layer in model:
-            layer.train(not isinstance(layer, Noise))
+            layer.train(not isinstance(layer, Noise | InWidths))
         rows.append({**last, "accuracy_batch": _accuracy(model, part)})
     return rows
 
@@ -204,7 +203,7 @@ def definition_2_1(
     with seeded(seed, device):
         if network == "vgg":
             part = images_of(images, device)
-            model = _vgg(part, norm, widths, init).to(device)
+            model = vgg(part, norm, widths, init).to(device)
             loss: Loss = F.cross_entropy
             batches = batches_of(part, batch_size, steps, seed)
         else:
@@ -232,6 +231,46 @@ def definition_2_1(
     return rows
 
 
+class InWidths(nn.Module):
+    """A layer that sees each channel standardized over the batch, and whose output gets mean and width back.
+
+    So noise has the same size beside the signal that it meets as it has behind batch norm. Mean and width are
+    constants to the gradient.
+
+    >>> InWidths(nn.Identity())(torch.tensor([[1.0], [2.0]]))
+    tensor([[1.],
+            [2.]])
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` of shape (N, C) or (N, C, *spatial) as the layer changes it, in the units of `x`."""
+        of_batch = [0, *range(2, x.ndim)]
+        var, mean = torch.var_mean(x.detach(), of_batch, correction=0, keepdim=True)
+        std = torch.sqrt(var).clamp(min=1e-30)
+        return torch.addcmul(mean, std, self.layer((x - mean) / std))
+
+
+def vgg(part: Part, norm: str, widths: Sequence[int], init: str | float) -> nn.Sequential:
+    """A VGG for these images, with noise where [santurkar2018]_ put it.
+
+    Parameters
+    ----------
+    norm : {"none", "batch", "noisy", "noise", "same"}
+        Plain; batch norm; batch norm with noise behind it; plain with the noise alone, in the same place;
+        plain with noise of the same size in widths of the signal that it meets.
+    widths, init
+        As in :func:`bnbook.models.vgg`.
+    """
+    check_choice(("none", "batch", "noisy", "noise", "same"), norm=norm)
+    classes = int(part[1].max()) + 1
+    inner = "batch" if norm in ("batch", "noisy") else "none"
+    return _dressed(models.vgg(part[0].shape[1:], classes, widths=widths, norm=inner, init=init), norm)
+
+
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
     """Sum over examples and outputs of the squared error: the loss of the deep linear network.
 
@@ -242,13 +281,6 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 # --------------------------------------------------------------------------- small shared parts
-
-
-def _vgg(part: Part, norm: str, widths: Sequence[int], init: str | float) -> nn.Sequential:
-    """A VGG of this norm, with noise behind each norm or, for "noise", each convolution."""
-    classes = int(part[1].max()) + 1
-    inner = "batch" if norm in ("batch", "noisy") else "none"
-    return _dressed(models.vgg(part[0].shape[1:], classes, widths=widths, norm=inner, init=init), norm)
 
 
 def _deep_linear(norm: str, init: str | float) -> nn.Sequential:
@@ -271,6 +303,8 @@ def _dressed(model: nn.Sequential, norm: str) -> nn.Sequential:
             parts.append(Noise(last.num_features))
         elif norm == "noise" and isinstance(last, nn.Conv2d):
             parts.append(Noise(last.out_channels))
+        elif norm == "same" and isinstance(last, nn.Conv2d):
+            parts.append(InWidths(Noise(last.out_channels)))
     return nn.Sequential(*parts)
 
 
