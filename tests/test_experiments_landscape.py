@@ -127,9 +127,7 @@ def test_a_map_has_a_row_for_each_norm_rate_step_and_seed_with_what_measure_sees
     assert len(rows) == len(rows.drop_duplicates(["side", "rate", "steps", "seed"])) == 2 * 2 * 2 * 2
     network = {"network": "mlp", "norm": "batch", "depth": 2, "batch_size": 64}
     (alone,) = (
-        row
-        for row in landscape.measure(**network, lr=0.1, steps=6, every=2, seeds=[4])
-        if row["step"] == 6
+        row for row in landscape.measure(**network, lr=0.1, steps=6, every=2, seeds=[4]) if row["step"] == 6
     )
     (row,) = rows.query("side == 'batch' and rate == 0.1 and steps == 6 and seed == 4").to_dict("records")
     for name in ("loss", "gradient", "range", "distance", "beta"):

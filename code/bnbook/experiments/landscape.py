@@ -272,7 +272,7 @@ def unit(seed: int, m: int = 16, eps: float = 0.0) -> Unit:
     """
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(rng.normal(rng.normal(), rng.uniform(0.3, 3), size=m))
-    gamma, beta = rng.normal(size=2) + [1.5, 0]
+    gamma, beta = rng.normal([1.5, 0.0], 1.0)
     B, r = (torch.from_numpy(rng.normal(size=size)) for size in ((m, m), (m,)))
 
     def normalized(x: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ def unit(seed: int, m: int = 16, eps: float = 0.0) -> Unit:
         return loss_of_y(gamma * normalized(x) + beta)
 
     y = gamma * normalized(x) + beta
-    dx, dy = jacobian(loss_of_x, x), jacobian(loss_of_y, y)
+    dx, dy = (jacobian(loss, at) for loss, at in ((loss_of_x, x), (loss_of_y, y)))  # type: ignore[no-untyped-call]
     sigma = float(x.std(correction=0))
     return Unit(x, normalized(x), sigma, float(gamma), loss_of_x, loss_of_y, y, dx, dy)
 
