@@ -311,10 +311,9 @@ def edge(side: str, rate: Sequence[float], steps: Sequence[int], seed: Sequence[
                 half_a_step.zero_grad()
                 value = _squares(model(x), y)
                 torch.autograd.backward(value)
-                seen = step in steps and bool(torch.isfinite(value))
-                here = probes.top_eigenvalue(model, _squares, x, y, tolerance=0.1) if seen else math.nan
+                here = _sharpness(model, x, y) if step in steps else math.nan
                 half_a_step.step()
-                between = probes.top_eigenvalue(model, _squares, x, y, tolerance=0.1) if seen else math.nan
+                between = _sharpness(model, x, y) if step in steps else math.nan
                 half_a_step.step()
                 if step in steps:
                     row = {"rate": lr, "steps": step, "seed": s, "loss": value.item()}
@@ -324,6 +323,12 @@ def edge(side: str, rate: Sequence[float], steps: Sequence[int], seed: Sequence[
 
 def _squares(output: Tensor, y: Tensor) -> Tensor:
     return (output - F.one_hot(y, output.shape[1])).square().sum(1).mean() / 2
+
+
+def _sharpness(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    if not bool(torch.isfinite(_squares(model(x), y))):
+        return math.nan
+    return probes.top_eigenvalue(model, _squares, x, y, tolerance=0.1)
 
 
 _map = by_name(regimes, edge)
