@@ -305,7 +305,9 @@ def rows_of(table, member):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_table_has_every_member_of_its_scale(name):
     experiment, table = experiments.load(name), experiments.shipped(name)
-    members = experiments.members(experiment, "medium", range(5))
+    members = [m for m in experiments.members(experiment, "medium", range(5)) if "map" not in m]
+    if "map" in table:  # a map's rows are the subject of test_maps
+        table = table[table["map"].isna()]
     for member in members:
         rows = rows_of(table, member)
         assert len(rows) >= member["steps"] / member["every"], member
@@ -317,6 +319,8 @@ def test_a_shipped_table_has_every_member_of_its_scale(name):
 def test_a_shipped_table_is_what_the_code_measures(name):
     experiment, table = experiments.load(name), experiments.shipped(name)
     for grid in experiment.SCALES["medium"]:
+        if "map" in grid:
+            continue
         member = experiments.points(grid)[-1] | {"seed": 1}
         rows = experiment.run(member | {"steps": 1})
         stored = rows_of(table, member)

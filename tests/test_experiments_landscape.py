@@ -11,7 +11,7 @@ from bnbook import data, experiments, models, probes, training
 from bnbook.experiments import landscape
 
 TINY = {"norm": ["none", "batch"], "lr": 0.1, "batch_size": 16, "steps": 4, "every": 2}
-MLP = {"network": "mlp", "depth": 2, "activation": "tanh", **TINY}
+MLP = {"network": "mlp", "depth": 2, **TINY}
 VGG = {"network": "vgg", "widths": (4, 0, 4), **TINY}
 
 
@@ -28,7 +28,7 @@ def test_it_is_found_by_its_name_and_offers_what_an_experiment_has():
 
 @pytest.mark.parametrize("scale", ["small", "medium", "full"])
 def test_every_point_of_a_scale_has_every_seed_once_and_settings_that_are_known(scale):
-    members = experiments.members(landscape, scale, [3, 5])
+    members = [m for m in experiments.members(landscape, scale, [3, 5]) if "map" not in m]
     assert {member["seed"] for member in members} == {3, 5}
     assert len({repr(sorted(member.items())) for member in members}) == len(members)
     assert all(member["norm"] in landscape.NORMS for member in members)
@@ -79,7 +79,7 @@ def test_the_mlp_is_that_of_fit_seen_in_training_mode():
     rows = landscape.measure(**MLP | {"norm": "batch"}, seeds=[0])
     digits = data.digits()
     torch.manual_seed(0)
-    model = models.mlp((64,), 10, norm="batch", activation="tanh", depth=2, width=64)
+    model = models.mlp((64,), 10, norm="batch", depth=2, width=64)
     training.fit(model, digits, steps=2, seed=0, batch_size=16, lr=0.1)
     batch = np.random.default_rng(2).choice(len(digits.x_train), 16, replace=False)
     x, y = torch.from_numpy(digits.x_train[batch]), torch.from_numpy(digits.y_train[batch])
@@ -119,3 +119,53 @@ def test_a_vgg_that_diverges_ends_with_what_was_seen():
 def test_a_wrong_setting_is_named_with_what_is_allowed(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_map_has_a_row_for_each_norm_rate_step_and_seed_with_what_measure_sees():
+    settings = {"images": "digits", "depth": 2, "rate": (0.01, 0.1), "steps": (2, 6), "seed": (3, 4)}
+    rows = experiments.collect(landscape, [{"map": "regimes", **settings, "side": ("none", "batch")}])
+    assert len(rows) == len(rows.drop_duplicates(["side", "rate", "steps", "seed"])) == 2 * 2 * 2 * 2
+    network = {"network": "mlp", "norm": "batch", "depth": 2, "batch_size": 64}
+    (alone,) = (
+        row for row in landscape.measure(**network, lr=0.1, steps=6, every=2, seeds=[4]) if row["step"] == 6
+    )
+    (row,) = rows.query("side == 'batch' and rate == 0.1 and steps == 6 and seed == 4").to_dict("records")
+    for name in ("loss", "gradient", "range", "distance", "beta"):
+        assert row[name] == pytest.approx(alone[name], rel=2e-3)
+
+
+def test_the_sharpness_on_the_way_is_the_eigenvalue_of_the_hessian_of_all_the_data():
+    rows = landscape.edge("none", rate=(0.01,), steps=(0, 2), seed=(3,))
+    digits = data.digits()
+    x, y = torch.from_numpy(digits.x_train[:256]), torch.from_numpy(digits.y_train[:256])
+    torch.manual_seed(3)
+    model = models.mlp((64,), 10, depth=6, width=64)
+
+    def squares(output, y):
+        return F.mse_loss(output, F.one_hot(y, 10).float(), reduction="sum") / 2 / len(y)
+
+    for step in range(3):
+        loss = squares(model(x), y)
+        slopes = torch.autograd.grad(loss, list(model.parameters()))
+        for name in ("sharpness", "between"):
+            if step != 1:
+                top = probes.top_eigenvalue(model, squares, x, y, tolerance=0.01)
+                assert rows[step // 2][name] == pytest.approx(top, rel=0.2)
+                assert rows[step // 2]["loss"] == pytest.approx(loss.item())
+            with torch.no_grad():
+                for parameter, slope in zip(model.parameters(), slopes, strict=True):
+                    parameter -= 0.005 * slope
+
+
+def test_a_network_that_diverges_has_no_sharpness():
+    rows = landscape.edge("none", rate=(1e9,), steps=(0, 4), seed=(0,))
+    assert math.isfinite(rows[0]["sharpness"])
+    assert math.isnan(rows[1]["sharpness"])
+
+
+def test_the_gradients_of_a_unit_are_those_of_finite_differences():
+    unit = landscape.unit(1, m=5, eps=0.3)
+    for at, loss, gradient in ((unit.x, unit.loss_of_x, unit.dx), (unit.y, unit.loss_of_y, unit.dy)):
+        for i, e in enumerate(torch.eye(5).double() * 1e-5):
+            assert float(loss(at + e) - loss(at - e)) / 2e-5 == pytest.approx(float(gradient[i]), rel=1e-5)
+    assert float(unit.x_hat.square().sum()) == pytest.approx(5 * unit.sigma**2 / (unit.sigma**2 + 0.3))

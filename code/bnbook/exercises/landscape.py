@@ -112,7 +112,6 @@ lost 1/m: Both squares are divided by m.
     / len(dy) =>
 """,
     ),
-    "sign_of_the_extra_term": None,
     "build": Exercise(
         title="Give the factor back",
         asks="build(in_shape, classes, gamma=gamma)",
@@ -157,5 +156,4 @@ gamma squared: gamma itself, once.
     weight, gamma => weight, gamma**2
 """,
     ),
-    "where_the_theorem_stops": None,
 }

@@ -98,7 +98,7 @@ def members(experiment: Experiment, scale: str, seeds: Sequence[int]) -> list[Me
     A grid that has its own ``"seed"`` keeps it.
 
     >>> len(members(load("landscape"), "small", seeds=[0, 1, 2]))
-    24
+    12
     """
     check_choice(experiment.SCALES, scale=scale)
     found = [point for grid in experiment.SCALES[scale] for point in points(grid)]
