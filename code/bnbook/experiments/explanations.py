@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnbook import data, models, training
+from bnbook import models, training
 from bnbook._checks import check_choice
 from bnbook.experiments import by_name
 from bnbook.experiments.saturation import images_of
@@ -20,7 +20,7 @@ __all__ = ["PROBLEMS", "RATES", "SCALES", "SIDES", "alone", "network", "race", "
 SIDES = ("plain", "batch norm", "first batch", "length apart", "γ and β", "two weights")
 """What :func:`network` builds."""
 
-PROBLEMS = {
+PROBLEMS: dict[str, dict[str, Any]] = {
     "5 sigmoid layers, digits": {"images": "digits", "activation": "sigmoid", "depth": 5},
     "10 ReLU layers, digits": {"images": "digits", "activation": "relu", "depth": 10},
     "5 sigmoid layers, fashion": {"images": "fashion", "activation": "sigmoid", "depth": 5},
@@ -125,8 +125,8 @@ def _normalize_once(model: nn.Sequential, x: Tensor, apart: bool) -> None:
 
 def race(
     side: str,
-    images: data.Data,
     *,
+    images: str,
     activation: str,
     depth: int,
     rate: float | list[float],
@@ -135,16 +135,17 @@ def race(
     evaluate_every: int | None = None,
 ) -> training.Runs:
     """Train :func:`network` with each seed, and at each rate of a list; mini-batches of 64."""
+    chosen = images_of(images)
     return training.sweep(
         network,
-        images,
+        chosen,
         steps=steps,
         seeds=seeds,
         evaluate_every=evaluate_every or steps,
         side=side,
         activation=activation,
         depth=depth,
-        first=torch.from_numpy(images.x_train[:256]),
+        first=torch.from_numpy(chosen.x_train[:256]),
         lr=rate,
     )
 
@@ -153,12 +154,10 @@ def alone(
     side: str, problem: str, rate: Sequence[float], steps: Sequence[int], seed: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Test error (%) of :func:`network` on one of the ``PROBLEMS``, for all rates at once; NaN if it diverged."""
-    settings = {**PROBLEMS[problem]}
     every = math.gcd(*steps)
     runs = race(
         side,
-        images_of(str(settings.pop("images"))),
-        **settings,  # type: ignore[arg-type]
+        **PROBLEMS[problem],
         rate=[*rate],
         steps=max(steps),
         seeds=seed,
