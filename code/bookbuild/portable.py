@@ -128,8 +128,6 @@ def plain_roles(text: str, book: Labels) -> str:
                 textual = match["name"] == "cite:t"
                 sources = [_source(key.strip(), textual) for key in target.split(",")]
                 return " and ".join(sources) if textual else f"({'; '.join(sources)})"
-            case "runtime":
-                return "less than a minute"
             case name:
                 raise ValueError(
                     f"role: got {name} in {match[0]!r}, which portable.py cannot write as Markdown"

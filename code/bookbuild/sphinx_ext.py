@@ -2,7 +2,7 @@
 
 * Outputs come from the executed chapters of :mod:`bookbuild.results`, and a page whose outputs changed
   is read again even if its text did not; so is one whose tables collect something that changed.
-* ``{runtime}`` tells how long a chapter runs, ``{reading}`` how long pages take to read;
+* ``{reading}`` tells how long pages take to read;
   ``{claims-table}``, ``{claim-counts}`` and ``{chapter-map}`` collect all chapters.
 * Below the title of a page with code stands how long it takes, and which pages go deeper.
 * ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`); ``{predict}`` asks before it answers
@@ -57,14 +57,6 @@ def results() -> dict[Path, Result]:
     if missing:
         raise ExtensionError(f"not executed yet: {', '.join(missing)}; run `make book`, which does it first")
     return {page: result for page, result in found.items() if result is not None}
-
-
-class Runtime(SphinxRole):
-    """``{runtime}`sgd``` : the seconds that a chapter's cells took."""
-
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Return the time as text."""
-        return [nodes.Text(f"{results()[BOOK / f'{self.text}.md'].seconds:.0f} s")], []
 
 
 def reading_time(names: str) -> tuple[list[Path], str]:
@@ -269,8 +261,9 @@ def reread_changed_outputs(
     before: dict[str, str] = getattr(env, "bnbook_read", {})
     now = {f"book/{name_of(page)}": chapter_key(page) + facts_of(page) for page in chapters()}
     now |= {page: directive.text() for page, directive in COLLECTED.items()}
-    # No page shows these in its text, but without an outdated page Sphinx copies no file: the shortest will do.
-    now["book/references"] = str(sorted((str(p), p.stat().st_mtime_ns) for p in (BOOK / "_static").rglob("*")))
+    # No page shows these in its text, but without an outdated page Sphinx copies no file.
+    static = sorted((BOOK / "_static").rglob("*"))
+    now["book/references"] = str([(str(path), path.stat().st_mtime_ns) for path in static])
     env.bnbook_read = now  # type: ignore[attr-defined]
     return [page for page in now if page in env.found_docs and before.get(page) != now[page]]
 
@@ -347,7 +340,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything."""
     # With another state of these tools, every page is read again.
     app.add_config_value("bookbuild_state", files_key(*Path(__file__).parent.glob("*.py")), "env")
-    app.add_role("runtime", Runtime())
     app.add_role("reading", ReadingTime())
     app.add_directive("claims-table", ClaimsTable)
     app.add_directive("claim-counts", ClaimCounts)

@@ -191,13 +191,13 @@ def _taken(batches: Any, most: int, model: nn.Module, case: Case) -> list[Any]:
 
 
 def _check_is_one(batch: Any) -> None:
-    """Refuse what ``torch.split`` returns: taken for one batch, all of its parts but the first would be lost."""
+    """Refuse what ``torch.split`` returns: taken for one batch, all its parts but the first would be lost."""
     if isinstance(batch, tuple) and len(batch) > 1 and all(isinstance(part, Tensor) for part in batch):
         kinds = {(part.ndim, part.dtype, part.shape[1:]) for part in batch}
         if len(kinds) == 1 and batch[0].ndim > 1:
             raise ValueError(
-                f"batches: got a tuple of {len(batch)} tensors alike: write list(batches) if each is a batch, "
-                "[batches] if they are one"
+                f"batches: got a tuple of {len(batch)} tensors alike: write list(batches) if each is a batch "
+                "or [batches] if they are one"
             )
 
 

@@ -22,7 +22,7 @@ FAMILIES: dict[str, Callable[[data.Data, float], Any]] = {
     "haze": lambda part, s: shifts.affine(part.x_test, 1 - 0.7 * s, 0.35 * s),
     "noise": lambda part, s: shifts.noise(part.x_test, s, np.random.default_rng(0)),
 }
-"""Test images at a strength: of haze, 1 is the chapter's "dark, hazy"; of noise, its standard deviation."""
+"""Test images by kind and strength, 1 for the chapter's "dark, hazy" or for noise of standard deviation 1."""
 
 BATCHES = {
     "4": (4, 10),

@@ -56,7 +56,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "nf": {"kind": "nf"},
     "nf, clipped": {"kind": "nf", "clipping": CLIPPING},
 }
-"""Residual networks that run against one another: settings of :func:`residual`."""
+"""Settings of :func:`residual` for the networks that run against one another."""
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 SEEDS = (100, 101, 102, 103, 104)  # the chapter's verdicts use others

@@ -99,7 +99,7 @@ def network(
         _normalize_once(model, first, apart=side == "length apart")
     if side in ("γ and β", "two weights"):
         model.requires_grad_(False)
-        for i, part in enumerate(model[:-1]):
+        for i, part in enumerate(list(model)[:-1]):
             if side == "γ and β":
                 part.requires_grad_(hasattr(part, "running_mean"))
             elif isinstance(part, nn.Linear):
@@ -112,7 +112,7 @@ def network(
 @torch.no_grad()
 def _normalize_once(model: nn.Sequential, x: Tensor, apart: bool) -> None:
     """Give each hidden unit mean 0 and variance 1 over `x` ([salimans2016]_, section 3)."""
-    for i, part in enumerate(model[:-1]):
+    for i, part in enumerate(list(model)[:-1]):
         if isinstance(part, nn.Linear):
             std, mean = torch.std_mean(F.linear(x, part.weight), 0, correction=0)
             part.weight /= std[:, None]
@@ -156,7 +156,7 @@ def race(
 def alone(
     side: str, problem: str, rate: Sequence[float], steps: Sequence[int], seed: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Test error (%) of :func:`network` on one of the ``PROBLEMS``, for all rates at once; NaN if it diverged."""
+    """Test error (%) of :func:`network` on one of the ``PROBLEMS``, at all rates; NaN if diverged."""
     every = math.gcd(*steps)
     runs = race(
         side,
