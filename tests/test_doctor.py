@@ -431,6 +431,71 @@ def test_a_loader_that_raises_leaves_the_model_as_it_was():
 # ----------------------------------------------------------------------------------- bad input
 
 
+class Segmenting(nn.Module):
+    """Which pixels are bright? One score for each class and pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.fixture(scope="module")
+def segmenting():
+    torch.manual_seed(0)
+    model = Segmenting()
+    pictures = [torch.rand(16, 1, 6, 6) for _ in range(8)]
+    batches = [(x, (x[:, 0] > 0.5).long()) for x in pictures]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(30):
+        for x, y in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model.eval(), batches
+
+
+def test_labels_of_pixels_say_whether_evaluation_is_worse(segmenting):
+    model, batches = segmenting
+    assert doctor.examine(model, batches).of("train-eval-gap") == []
+    sick = copy.deepcopy(model)
+    sick.body[1].running_mean += 3
+    (gap,) = doctor.examine(sick, batches).of("train-eval-gap")
+    assert gap.severity == "error"
+    assert gap.evidence["accuracy in evaluation"] < 0.7 < 0.9 < gap.evidence["with the batch"]
+    ignored = [(x, torch.where(x[:, 0] > 0.9, 255, y)) for x, y in batches]
+    assert doctor.examine(sick, ignored).of("train-eval-gap")[0].severity == "error"
+
+
+def test_labels_that_do_not_fit_the_outputs_do_not_make_a_gap_harmless(segmenting):
+    model, batches = segmenting
+    sick = copy.deepcopy(model)
+    sick.body[1].running_mean += 3
+    for labels in (lambda y: y + 2, lambda y: y[:, 0, 0, None]):
+        (gap,) = doctor.examine(sick, [(x, labels(y)) for x, y in batches]).of("train-eval-gap")
+        assert gap.severity == "warning"
+        assert "labels do not fit" in gap.says
+
+
+def test_what_was_frozen_on_purpose_is_no_fault_on_other_data(segmenting):
+    model, batches = segmenting
+    others = [(x + 5, y) for x, y in batches]
+    assert doctor.examine(model, others).of("stale-statistics")[0].severity == "error"
+    frozen = doctor.freeze(copy.deepcopy(model))
+    (found,) = doctor.examine(frozen, others).of("stale-statistics")
+    assert found.severity == "note"
+    assert "Frozen on purpose" in found.says
+
+
+def test_a_file_without_buffers_is_not_passed_over_in_silence(segmenting):
+    state = {k: v for k, v in segmenting[0].state_dict().items() if "running" not in k and "num_b" not in k}
+    said = str(doctor.examine(state))
+    assert "1 layers whose weight has one dimension" in said
+    assert "lacks their running statistics" in said
+
+
 def test_a_failing_forward_names_batch_module_and_error(trained):
     injected = faults.raising(copy.deepcopy(trained["mlp"]))
     finding = doctor.examine(injected.model, **injected.options).of("forward-fails")[0]

@@ -138,6 +138,19 @@ def test_recompute_refuses_what_it_cannot_do(model, batches, said):
         doctor.recompute(model, batches)
 
 
+def test_recompute_writes_nothing_that_is_not_finite_and_names_the_cause():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    before = copy.deepcopy(model.state_dict())
+    good, bad = torch.randn(40, 3), torch.randn(40, 3)
+    bad[7, 1] = math.nan
+    with pytest.raises(ValueError, match="batches: batch 1 holds NaN or infinity"):
+        doctor.recompute(model, [good, bad])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    nn.init.constant_(model[0].bias, math.nan)
+    with pytest.raises(ValueError, match="because of the weights"):
+        doctor.recompute(model, [good])
+
+
 def test_recompute_names_the_batch_that_a_norm_refuses():
     model = nn.Sequential(nn.BatchNorm1d(3))
     before = statistics(model)

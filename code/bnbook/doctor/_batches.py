@@ -34,6 +34,7 @@ SHARED_MEAN, SHARED_SIGMA = 0.5, 0.35
 # Digits that are left: float32 has 7 of them, bfloat16 has 2. Healthy: up to 12; CREPE 1.4.
 OFFSETS = {torch.float32: 1e3, torch.float64: 1e8, torch.float16: 128.0, torch.bfloat16: 16.0}
 SQUARES = 255.0  # 255 ** 2 is the last square below float16's 65,504
+IGNORED = 255  # the label of pixels that do not count, as are negative ones
 _PERMUTATIONS = 99
 
 
@@ -97,17 +98,21 @@ def stale_statistics(case: Case) -> Iterator[Sign]:
             continue  # untouched-statistics says it
         bad = found.mean > BROKEN_MEAN or found.sigma > BROKEN_SIGMA
         yield Sign(
-            "error" if bad else "warning",
+            "note" if norm.held else "error" if bad else "warning",
             norm.name,
             {
                 "|running mean - mean| / sigma": found.mean,
                 "from scatter": found.scatter,
                 "running over recomputed variance": found.ratio,
             },
-            "Evaluation normalizes with statistics that these batches do not have. Either the weights moved "
-            "since (averaged, pruned, quantized, few steps, dummy passes), or these are other data than in "
-            "training.",
-            "doctor.recompute(model, training_batches)",
+            "Frozen on purpose, and these batches have other statistics."
+            if norm.held
+            else "Evaluation normalizes with statistics that these batches do not have. Either the weights "
+            "moved since (averaged, pruned, quantized, few steps, tiny momentum, dummy passes), or these are "
+            "other data than in training.",
+            "if the part has to fit these data: thaw it, then doctor.recompute"
+            if norm.held
+            else "doctor.recompute(model, training_batches)",
         )
 
 
@@ -145,7 +150,7 @@ def train_eval_gap(case: Case) -> Iterator[Sign]:
         return
     spread = float(switched.std())
     gap = float((evaluated - switched).square().mean().sqrt()) / max(spread, 1e-12)
-    worse = _worse(evaluated, switched, seen.labels, case.z)
+    compared, worse = _worse(evaluated, switched, seen.labels, case.z)
     ratio = _gap_over_noise(case)
     if worse is not None:
         yield Sign(
@@ -157,11 +162,17 @@ def train_eval_gap(case: Case) -> Iterator[Sign]:
         )
     elif ratio is not None and ratio > GAP_RATIO and gap > GAP_SIZE:
         yield Sign(
-            "note" if seen.labels else "warning",
+            "note" if compared else "warning",
             "",
             {"gap of the outputs / sigma": gap, "times that of other neighbours": math.sqrt(ratio)},
             "Evaluation differs from training by more than the choice of neighbours explains"
-            + (", but not for the worse." if seen.labels else "; labels would say whether it is worse."),
+            + (
+                ", but not for the worse."
+                if compared
+                else "; the labels do not fit these outputs, so that nothing says whether it is worse."
+                if seen.labels
+                else "; labels would say whether it is worse."
+            ),
             "see stale-statistics here; doctor.recompute(model, training_batches)",
         )
 
@@ -187,28 +198,38 @@ def _gap_over_noise(case: Case) -> float | None:
 
 def _worse(
     evaluated: Tensor, switched: Tensor, labels: list[Tensor], z: float
-) -> dict[str, float | int | str] | None:
-    """Accuracy, or squared error, in both modes if evaluation is worse, by a paired test at `z`."""
+) -> tuple[bool, dict[str, float | int | str] | None]:
+    """Whether labels and outputs can be compared; accuracy, or squared error, if evaluation is worse.
+
+    By a paired test at `z` over examples: the pixels of one picture count as one.
+    """
     if not labels:
-        return None
+        return False, None
     y = torch.cat([label.cpu() for label in labels])
-    if not y.is_floating_point() and y.ndim == 1 and evaluated.ndim == 2 and len(y) == len(evaluated):
-        if int(y.max()) >= evaluated.shape[1] or int(y.min()) < 0:
-            return None
-        right, batch = (evaluated.argmax(1) == y), (switched.argmax(1) == y)
-        lost, won = int((batch & ~right).sum()), int((right & ~batch).sum())
-        points = (lost - won) / len(y)
-        if lost - won > z * math.sqrt(max(lost + won, 1)) and points > 0.02:
-            return {
-                "accuracy in evaluation": float(right.float().mean()),
-                "with the batch": float(batch.float().mean()),
+    if not y.is_floating_point() and y.shape == (*evaluated.shape[:1], *evaluated.shape[2:]):
+        counts = (y >= 0) & (y != IGNORED)
+        if evaluated.ndim < 2 or not counts.any() or int(y[counts].max()) >= evaluated.shape[1]:
+            return False, None
+        of_example = counts.reshape(len(y), -1)
+        right, batch = (
+            ((out.argmax(1) == y) & counts).reshape(len(y), -1).sum(1) / of_example.sum(1).clamp(min=1)
+            for out in (evaluated, switched)
+        )
+        lost = batch - right
+        spread = max(float(lost.square().sum().sqrt()), 1.0)
+        if float(lost.sum()) > z * spread and float(lost.mean()) > 0.02:
+            return True, {
+                "accuracy in evaluation": float(right.mean()),
+                "with the batch": float(batch.mean()),
             }
-    elif y.is_floating_point() and y.numel() == evaluated.numel():
+        return True, None
+    if y.is_floating_point() and y.numel() == evaluated.numel():
         error = (evaluated.reshape(y.shape) - y).square() - (switched.reshape(y.shape) - y).square()
         error, base = error.flatten(), float((switched.reshape(y.shape) - y).square().mean())
         if float(error.mean()) > max(z * float(error.std()) / math.sqrt(len(error)), 0.1 * base):
-            return {"squared error in evaluation": base + float(error.mean()), "with the batch": base}
-    return None
+            return True, {"squared error in evaluation": base + float(error.mean()), "with the batch": base}
+        return True, None
+    return False, None
 
 
 @rule("neighbour-dependence", "batches")

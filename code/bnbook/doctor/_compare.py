@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -99,7 +100,9 @@ def compare(
         arranged(report),
         [],
         missing,
-        f"outputs of the two differ by up to {distance:.2g} standard deviations",
+        f"outputs of the two differ by up to {distance:.2g} standard deviations"
+        if math.isfinite(distance)
+        else "outputs of the two have different shapes, or one of them is not finite",
     )
 
 

@@ -15,7 +15,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from bnbook._untouched import untouched
 from bnbook.doctor._calls import Caller, Pick, device_of, examples
 from bnbook.doctor._examine import _example, _taken
-from bnbook.doctor._norms import Norm, norms, unwrap
+from bnbook.doctor._nonfinite import is_bad
+from bnbook.doctor._norms import Norm, norms, stay, unwrap
 from bnbook.doctor._observe import modes, record
 from bnbook.doctor._rules import Case
 from bnbook.doctor._stats import Stats
@@ -50,16 +51,11 @@ def freeze(model: nn.Module, *, affine: bool = True) -> nn.Module:
             raise ValueError(f"model: {norm.name} is scripted; freeze the model before it is scripted")
         norm.module.eval()
         # A partial, not a method: it survives copy.deepcopy and torch.save.
-        norm.module.train = functools.partial(_stay, norm.module)  # type: ignore[method-assign]
+        norm.module.train = functools.partial(stay, norm.module)  # type: ignore[method-assign]
         for tensor in (norm.gamma, norm.beta) if affine else ():
             if tensor is not None:
                 tensor.requires_grad_(False)
     return model
-
-
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
-    """In place of `train` in a frozen norm: whatever the mode, it evaluates."""
-    return type(module).train(module, False)
 
 
 def recompute(
@@ -93,10 +89,7 @@ def recompute(
     chosen = [
         norm
         for norm in norms(model)
-        if norm.family == "batch"
-        and norm.mean is not None
-        and not norm.frozen
-        and not _is_frozen(norm.module)
+        if norm.family == "batch" and norm.mean is not None and not norm.frozen and not norm.held
     ]
     if not chosen:
         raise ValueError("model: has no batch norm with running statistics that may move")
@@ -112,9 +105,25 @@ def recompute(
     idle = [norm.name for norm in chosen if (norm.name, 0) not in stats]
     if idle:
         raise ValueError(f"model: {idle[0]} did not run on these batches, so its statistics are unknown")
+    joined = {norm.name: _joined([stats[key] for key in stats if key[0] == norm.name]) for norm in chosen}
+    _check_finite(joined, given)
     for norm in chosen:
-        _write(norm, _joined([stats[key] for key in stats if key[0] == norm.name]), len(given))
+        _write(norm, joined[norm.name], len(given))
     return [norm.name for norm in chosen]
+
+
+def _check_finite(joined: dict[str, Stats], given: list[Any]) -> None:
+    """Refuse statistics that are not finite before any is written, and say where they come from."""
+    bad = [name for name, stats in joined.items() if not all(t.isfinite().all() for t in stats.pooled())]
+    if bad:
+        held = next((i for i, batch in enumerate(given) if is_bad(batch)), None)
+        raise ValueError(
+            f"model: what enters {bad[0]} is not finite on these batches, because of the weights "
+            "(nonfinite-parameter): load an earlier checkpoint"
+            if held is None
+            else f"batches: batch {held} holds NaN or infinity, and so would the statistics: leave out the "
+            "examples for which torch.isfinite(x).all() is false"
+        )
 
 
 def _joined(calls: list[Stats]) -> Stats:
@@ -138,11 +147,6 @@ def _write(norm: Norm, stats: Stats, count: int) -> None:
     counter = getattr(norm.module, "num_batches_tracked", None)
     if isinstance(counter, Tensor):
         counter.fill_(count)
-
-
-def _is_frozen(module: nn.Module | None) -> bool:
-    own = getattr(module, "__dict__", {}).get("train")
-    return isinstance(own, functools.partial) and own.func is _stay
 
 
 class Folded(NamedTuple):

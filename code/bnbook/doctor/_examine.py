@@ -262,6 +262,12 @@ def _examine_state(
         ("modes, momentum, shapes, activations", "a state dict does not hold them"),
         ("layer, group and instance norms", "a state dict does not tell them from other weights"),
     ]
+    bare = [name for name in state if name.endswith(".weight") and state[name].ndim == 1]
+    if bare and not case.norms:
+        why = (
+            "if they are batch norms, this file lacks their running statistics: was it saved without buffers?"
+        )
+        case.not_examined.append((f"{len(bare)} layers whose weight has one dimension", why))
     findings = list(_findings(case))
     bad = {name: int((~torch.isfinite(t)).sum()) for name, t in state.items() if t.is_floating_point()}
     own = {name for norm in case.norms for name in (f"{norm.name}.weight", f"{norm.name}.bias")}

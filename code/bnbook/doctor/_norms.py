@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -91,6 +92,12 @@ class Norm:
             and self.mean is not None
             and self.momentum != 0
         )
+
+    @property
+    def held(self) -> bool:
+        """Whether ``doctor.freeze`` makes it stand still."""
+        own = getattr(self.module, "__dict__", {}).get("train")
+        return isinstance(own, functools.partial) and own.func is stay
 
     @property
     def trainable(self) -> bool:
@@ -225,3 +232,8 @@ def _tensor(module: nn.Module, name: str) -> Tensor | None:
 
 def _join(name: str, field: str) -> str:
     return f"{name}.{field}" if name else field
+
+
+def stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of `train` in a frozen norm: whatever the mode, it evaluates."""
+    return type(module).train(module, False)
