@@ -91,10 +91,14 @@ def test_predicted_angles_agree_with_simulated_random_walks():
 def test_a_balanced_network_computes_the_same_and_turns_all_its_layers_alike():
     def of(kind):
         torch.manual_seed(0)
-        return scale.deep((64,), 10, kind=kind)
+        model = scale.deep((64,), 10, kind=kind)
+        for part in model:
+            if hasattr(part, "running_mean"):
+                part.eps = 1e-12  # with the usual one short weights are not invariant
+        return model
 
-    x = torch.from_numpy(DIGITS.x_train[:256])
-    assert torch.allclose(of("as it is")(x), of("balanced")(x), atol=1e-2)
+    x = torch.from_numpy(DIGITS.x_train[:256]).double()
+    torch.testing.assert_close(of("as it is").double()(x), of("balanced").double()(x), atol=1e-4, rtol=1e-4)
     (_, before), (_, after) = map(scale.first_angles, (of("as it is"), of("balanced")))
     assert before.max() / before.min() > 10
     assert after.max() / after.min() < 1.1

@@ -187,7 +187,7 @@ def predicted_angle(product: float, optimizer: str = "SGD", beta: float = 0.0) -
     Examples
     --------
     >>> round(predicted_angle(0.01), 3), round(predicted_angle(0.01, "SGD", 0.9), 3)
-    (0.141, 0.103)
+    (0.142, 0.103)
     >>> round(predicted_angle(0.01, "AdamW", 0.9), 3)
     0.032
     """
