@@ -147,14 +147,13 @@ def test_the_sharpness_on_the_way_is_the_eigenvalue_of_the_hessian_of_all_the_da
     for step in range(3):
         loss = squares(model(x), y)
         slopes = torch.autograd.grad(loss, list(model.parameters()))
-        for name in ("sharpness", "between"):
-            if step != 1:
-                top = probes.top_eigenvalue(model, squares, x, y, tolerance=0.01)
-                assert rows[step // 2][name] == pytest.approx(top, rel=0.2)
-                assert rows[step // 2]["loss"] == pytest.approx(loss.item())
-            with torch.no_grad():
-                for parameter, slope in zip(model.parameters(), slopes, strict=True):
-                    parameter -= 0.005 * slope
+        if step != 1:
+            top = probes.top_eigenvalue(model, squares, x, y, tolerance=0.01)
+            assert rows[step // 2]["sharpness"] == pytest.approx(top, rel=0.2)
+            assert rows[step // 2]["loss"] == pytest.approx(loss.item())
+        with torch.no_grad():
+            for parameter, slope in zip(model.parameters(), slopes, strict=True):
+                parameter -= 0.01 * slope
 
 
 def test_a_network_that_diverges_has_no_sharpness():

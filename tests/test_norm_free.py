@@ -1,4 +1,4 @@
-"""Norm-free layers: scaled weight standardization, adaptive clipping, SkipInit, Fixup and NF blocks."""
+"""Norm-free layers: scaled weight standardization, adaptive clipping, Fixup and NF blocks."""
 
 import math
 
@@ -19,10 +19,9 @@ from bnbook.layers import (
     clip_adaptively,
     scaled_standardized,
 )
-from bnbook.norm_free import ClippedLinear, FixupBlock, NormFreeBlock, SkipInitBlock, he_linear
+from bnbook.norm_free import ClippedLinear, FixupBlock, NormFreeBlock, he_linear
 
 BLOCKS = {
-    "skipinit": lambda: SkipInitBlock(6),
     "fixup": lambda: FixupBlock(6, branches=4),
     "fixup of three layers": lambda: FixupBlock(6, branches=4, layers=3),
     "nf from zero": lambda: NormFreeBlock(6, 3, skip0=0.0),
@@ -234,15 +233,6 @@ def test_a_block_starts_as_the_identity_and_learns(name):
     assert (block(x) - x).abs().max() > 1e-3
 
 
-def test_skip_init_multiplies_its_branch_by_alpha():
-    torch.manual_seed(0)
-    block, x = SkipInitBlock(6, alpha0=0.5, scale=2.0), draw(8, 6, dtype=torch.float32)
-    first, last = block.branch[1], block.branch[3]
-    expected = x + 0.5 * last(torch.relu(first(torch.relu(x))))
-    torch.testing.assert_close(block(x), expected)
-    assert torch.cat([first.weight, last.weight]).std().item() == pytest.approx(2 * math.sqrt(2 / 6), rel=0.2)
-
-
 @pytest.mark.parametrize(("layers", "branches", "factor"), [(2, 16, 1 / 4), (3, 16, 1 / 2), (4, 64, 1 / 2)])
 def test_fixup_shrinks_all_but_the_last_layer_by_its_power_of_the_depth(layers, branches, factor):
     torch.manual_seed(0)
@@ -314,7 +304,6 @@ def test_the_stream_of_nf_blocks_follows_the_prediction():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda c: SkipInitBlock(6, clipping=c),
         lambda c: FixupBlock(6, 4, clipping=c),
         lambda c: NormFreeBlock(6, 2, clipping=c),
     ],
@@ -343,7 +332,6 @@ def test_a_sweep_trains_blocks_of_every_kind_as_fit_does(clipping):
         blocks = [
             FixupBlock(8, 2, clipping=clipping),
             NormFreeBlock(8, 1, clipping=clipping),
-            SkipInitBlock(8, 0.3, clipping=clipping),
         ]
         return nn.Sequential(he_linear(64, 8, clipping=clipping), *blocks, he_linear(8, classes))
 

@@ -1,10 +1,9 @@
-"""Deep residual networks without normalization: SkipInit, Fixup, and the ideas of normalizer-free networks.
+"""Deep residual networks without normalization: Fixup, and the ideas of normalizer-free networks.
 
 A residual network with batch normalization adds a branch of variance one to a stream that grows, so a deep
 block is nearly the identity. The layers here reach that, each by another means, from the weights and from
 constants; no statistic of a batch or of an example is taken.
 
-* :class:`SkipInitBlock` multiplies the branch by one number that starts at zero ([de2020]_).
 * :class:`FixupBlock` starts with a last layer of zeros and shrinks the others ([zhang2019fixup]_).
 * :class:`NormFreeBlock` divides the branch's input by the standard deviation that it should have, and adds
   a fixed share of its output ([brock2021signal]_); its layers are :class:`bnbook.layers.ScaledWSLinear`.
@@ -63,32 +62,6 @@ def he_linear(
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-class SkipInitBlock(nn.Module):
-    """x + alpha * branch(x), alpha one number to learn that starts at `alpha0` = 0 ([de2020]_).
-
-    >>> x = torch.tensor([[1.0, 2]])
-    >>> SkipInitBlock(width=2)(x).tolist()
-    [[1.0, 2.0]]
-    """
-
-    def __init__(
-        self, width: int, alpha0: float = 0.0, scale: float = 1.0, clipping: float | None = None
-    ) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.ReLU(),
-            he_linear(width, width, scale=scale, clipping=clipping),
-            nn.ReLU(),
-            he_linear(width, width, scale=scale, clipping=clipping),
-        )
-        self.alpha = nn.Parameter(torch.full((1,), float(alpha0)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, width) to (N, width)."""
-        out: Tensor = x + self.alpha * self.branch(x)
-        return out
 
 
 class FixupBlock(nn.Module):

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from bnbook import data, layers, norm_free, training
 from bnbook._checks import check_choice
 from bnbook.experiments import by_name
+from bnbook.experiments._parts import Branch, error_rows
 
 __all__ = [
     "CLIPPING",
     "NORMS",
     "SCALES",
     "SIDES",
-    "Branch",
     "Standardize",
     "block",
     "pairs",
@@ -95,21 +95,6 @@ SCALES: dict[str, list[dict[str, Any]]] = {
 
 
 # --------------------------------------------------------------------------- residual networks
-
-
-class Branch(nn.Sequential):
-    """Add what the parts compute to their input.
-
-    >>> Branch(nn.ReLU())(torch.tensor([1.0, -1.0]))
-    tensor([ 2., -1.])
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x to x + parts(x)."""
-        h = x
-        for part in self:
-            h = part(h)
-        return x + h
 
 
 def block(kind: str, index: int, blocks: int, width: int, clipping: float | None = None) -> nn.Module:
@@ -217,7 +202,7 @@ def race(
         evaluate_every=math.gcd(*steps),
         **{"images": [*images], "lr": [*rate], "blocks": blocks, **SIDES[side]},
     )
-    return _rows(runs, steps)
+    return error_rows(runs, steps)
 
 
 # --------------------------------------------------------------------------- transformers
@@ -291,7 +276,7 @@ def tokens(
         scale=[*scale],
         lr=[*rate],
     )
-    return _rows(runs, steps)
+    return error_rows(runs, steps)
 
 
 @torch.no_grad()
@@ -320,21 +305,6 @@ def without_mean(model: nn.Sequential) -> nn.Sequential:
         holder[place] = layers.RMSNorm(len(norm.weight)).double()
         cast(layers.RMSNorm, holder[place]).weight.copy_(norm.weight)
     return model
-
-
-# --------------------------------------------------------------------------- small shared parts
-
-
-def _rows(runs: training.Runs, steps: Sequence[int]) -> list[dict[str, Any]]:
-    """A row for each point of a sweep and each of the `steps`."""
-    found = []
-    for place in np.ndindex(runs.diverged.shape):
-        axes = zip(runs.axes.items(), place, strict=True)
-        settings = {"rate" if name == "lr" else name: values[i] for (name, values), i in axes}
-        for k in steps:
-            accuracy = runs.series["test_accuracy"][place][np.flatnonzero(runs.steps == k)[0]]
-            found.append({**settings, "steps": k, "error": float(100 * (1 - accuracy))})
-    return found
 
 
 run = by_name(race, tokens)

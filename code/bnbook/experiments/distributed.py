@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from bnbook import data, layers
+from bnbook import data, doctor, layers
 from bnbook._checks import check_choice
 from bnbook.distributed import Group, SyncBatchNorm, convert
 from bnbook.experiments import by_name
@@ -304,15 +304,11 @@ def in_one_process(
         yield loss.item(), model
 
 
-@torch.no_grad()
 def recomputed(model: nn.Sequential, images: data.Data) -> nn.Sequential:
     """The same weights, with the statistics of the whole training set ([ioffe2015]_, Algorithm 2)."""
     plain = mlp(images.x_train.shape[1:], 10, depth=2, width=32, norm="batch")
     plain.load_state_dict(model.state_dict())
-    for part in plain:
-        if isinstance(part, layers.BatchNorm):
-            part.momentum = 1.0
-    plain(torch.from_numpy(images.x_train).float())
+    doctor.recompute(plain, [torch.from_numpy(images.x_train)])
     return plain
 
 

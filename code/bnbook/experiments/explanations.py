@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnbook import layers, models, training
+from bnbook import models, training
 from bnbook._checks import check_choice
 from bnbook.experiments import by_name
+from bnbook.experiments._parts import error_rows, with_pytorchs_norms
 from bnbook.experiments.saturation import images_of
 
 __all__ = ["PROBLEMS", "RATES", "SCALES", "SIDES", "alone", "network", "race", "run"]
@@ -92,9 +93,7 @@ def network(
     check_choice(SIDES, side=side)
     norm = "none" if side in ("plain", "first batch", "length apart") else "batch"
     model = models.mlp(in_shape, classes, depth=depth, width=48, activation=activation, norm=norm)
-    for i, part in enumerate(model):
-        if isinstance(part, layers.BatchNorm):
-            model[i] = nn.BatchNorm1d(48)  # the same numbers, five times as fast in layers as small as these
+    model = with_pytorchs_norms(model)
     if side in ("first batch", "length apart"):
         _normalize_once(model, first, apart=side == "length apart")
     if side in ("γ and β", "two weights"):
@@ -157,22 +156,15 @@ def alone(
     side: str, problem: str, rate: Sequence[float], steps: Sequence[int], seed: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Test error (%) of :func:`network` on one of the ``PROBLEMS``, at all rates; NaN if diverged."""
-    every = math.gcd(*steps)
     runs = race(
         side,
         **PROBLEMS[problem],
         rate=[*rate],
         steps=max(steps),
         seeds=seed,
-        evaluate_every=every,
+        evaluate_every=math.gcd(*steps),
     )
-    error = 100 * (1 - runs.series["test_accuracy"])
-    return [
-        {"rate": r, "steps": k, "seed": s, "error": float(error[i, j, k // every])}
-        for i, r in enumerate(rate)
-        for j, s in enumerate(seed)
-        for k in steps
-    ]
+    return error_rows(runs, steps)
 
 
 run = by_name(alone)

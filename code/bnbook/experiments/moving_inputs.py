@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnbook import data, layers, models, probes, training
+from bnbook import data, models, probes, training
 from bnbook._checks import check_choice, check_whole
 from bnbook.experiments import by_name, ics
+from bnbook.experiments._parts import with_pytorchs_norms
 from bnbook.experiments._vision import batches_of, images_of, seeded
 from bnbook.experiments.saturation import images_of as flat_images_of
 from bnbook.sgd import endless
@@ -135,13 +136,10 @@ def network(
     inner, init = "none" if norm == "none" else "batch", "he" if activation == "relu" else 3.0
     settings: dict[str, Any] = {"depth": depth, "width": width, "activation": activation, "init": init}
     parts: list[nn.Module] = []
-    for part in models.mlp(in_shape, classes, norm=inner, **settings):
+    for part in with_pytorchs_norms(models.mlp(in_shape, classes, norm=inner, **settings)):
         if dose and isinstance(part, nn.ReLU | nn.Sigmoid):
             parts.append(Moved(width, dose, kind, updates))
-        if isinstance(part, layers.BatchNorm):  # PyTorch's own is the same with faster kernels
-            parts.append(Pinned() if norm == "pinned" else nn.BatchNorm1d(width))
-        else:
-            parts.append(part)
+        parts.append(Pinned() if norm == "pinned" and isinstance(part, nn.BatchNorm1d) else part)
     return nn.Sequential(*parts)
 
 

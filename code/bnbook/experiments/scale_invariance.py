@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bnbook import data, layers, models, training
 from bnbook._checks import check_choice
 from bnbook.experiments import by_name
+from bnbook.experiments._parts import Branch
 from bnbook.experiments.saturation import images_of
 from bnbook.sgd import endless
 
@@ -315,16 +316,6 @@ def gradient_lengths(kind: str, *, seed: int, depth: int, m: int, width: int = 2
     return np.array([d.norm().item() for d in torch.autograd.grad((R * path[-1]).sum(), path)])
 
 
-class _Branch(nn.Sequential):
-    """Adds what it computes to its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for part in self:
-            out = part(out)
-        return x + out
-
-
 def deep(
     in_shape: Sequence[int], classes: int, *, kind: str, depth: int = 20, width: int = 32
 ) -> nn.Sequential:
@@ -347,7 +338,7 @@ def deep(
         linear = nn.Linear(n, width, bias=False)
         nn.init.normal_(linear.weight, std=n**-0.5)
         block = [linear, layers.BatchNorm(width, affine=False, track_running_stats=False), nn.ReLU()]
-        parts += [_Branch(*block)] if kind == "residual" and n == width else block
+        parts += [Branch(*block)] if kind == "residual" and n == width else block
     norm = layers.BatchNorm(width, affine=False, track_running_stats=False)
     model = nn.Sequential(*parts, norm, nn.Linear(width, classes))
     if kind == "balanced":
