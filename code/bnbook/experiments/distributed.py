@@ -308,7 +308,7 @@ def recomputed(model: nn.Sequential, images: data.Data) -> nn.Sequential:
     """The same weights, with the statistics of the whole training set ([ioffe2015]_, Algorithm 2)."""
     plain = mlp(images.x_train.shape[1:], 10, depth=2, width=32, norm="batch")
     plain.load_state_dict(model.state_dict())
-    doctor.recompute(plain, [torch.from_numpy(images.x_train)])
+    doctor.recompute(plain, [torch.from_numpy(images.x_train).float()])
     return plain
 
 
