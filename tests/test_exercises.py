@@ -166,7 +166,7 @@ loaded()
         ("my_backward", "Did you mean 'backward.my_backward'?"),
         ("y_by_hand", "Did you mean 'batch_norm.y_by_hand' or 'group_norm.y_by_hand'?"),
         ("bakward.my_backward", "Did you mean 'backward.my_backward'?"),
-        ("backward.4", "This exercise has no automatic check"),
+        ("backward.3", "This exercise has no automatic check"),
         ("backward.9", "Allowed are backward.dx_by_hand, backward.my_backward, "),
         ("", "Allowed are start.x_hat, start.fold, sgd.iterations, "),
     ],
