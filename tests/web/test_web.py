@@ -177,6 +177,23 @@ def test_the_search_finds_a_word_of_the_text_without_a_network(open_page):
     assert page.faults == []
 
 
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("eps outside the root", "batch_norm.html#claim-bn-eps-place"),
+        ("gradient penalty", "field_guide.html#"),
+        ("SyncBatchNorm", "api.html#bnbook.distributed.SyncBatchNorm"),
+    ],
+)
+def test_the_search_ranks_headings_and_claims_before_passing_mentions(open_page, query, first):
+    page = open_page("search.html")
+    page.goto((HTML / "search.html").as_uri() + f"?q={query.replace(' ', '+')}")
+    results = page.locator("#search-results ul.search > li > a")
+    results.first.wait_for(timeout=SETTLED_MS)
+    assert first in results.first.get_attribute("href")
+    assert page.faults == []
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_has_one_search_box(open_page, name):
     page = open_page(name)
