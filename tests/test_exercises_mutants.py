@@ -45,12 +45,6 @@ def heap_variance(mean_s, var_s, mean_B, var_B, w):
     mean = w * mean_s + (1 - w) * mean_B
     return w * (var_s + mean_s**2) + (1 - w) * (var_B + mean_B**2) - mean**2
 """,
-    "adaptation.entropy_gradient": """
-def entropy_gradient(z):
-    p = z.softmax(-1)
-    slope = -(p.log() + 1)
-    return p * slope - p * (p * slope).sum(-1, keepdim=True)
-""",
     "landscape.squared_length": """
 def squared_length(dy, x_hat, sigma, gamma, eps):
     var, m = sigma**2, len(dy)
