@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from bnbook.exercises._exercise import Exercise, Inputs, numbers
 
 
