@@ -32,14 +32,6 @@ def fold_forward(weight, bias, mean, var, gamma, beta, eps):
     shift = beta - gamma * mean / std
     return weight * (gamma / std), (weight * shift).sum(1) + bias
 """,
-    "internal_covariate_shift.below_share": """
-def below_share(old, new):
-    W0, b0, X0 = old
-    W1, b1, X1 = new
-    before, after = X0 @ W0.T + b0, X1 @ W1.T + b1
-    below = 0.5 * (X1 @ W0.T - X0 @ W0.T) + 0.5 * (X1 @ W1.T - X0 @ W1.T)
-    return np.sum(below * (after - before)) / np.sum((after - before) ** 2)
-""",
     "adaptation.heap_variance": """
 def heap_variance(mean_s, var_s, mean_B, var_B, w):
     mean = w * mean_s + (1 - w) * mean_B
