@@ -7,6 +7,7 @@
 * Below the title of a page with code stands how long it takes, and which pages go deeper.
 * ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`); ``{predict}`` asks before it answers
   (:mod:`bookbuild.predictions`).
+* Over a symbol of a formula stands what it means (:mod:`bookbuild.symbols`).
 * The search ranks headings and claims first (``book/_static/search.js``).
 * The sources that docstrings cite are those of ``references.bib``.
 * MathJax is copied into the book, so that no page asks another host.
@@ -50,6 +51,7 @@ from bookbuild.results import (
     parts,
     title_of,
 )
+from bookbuild.symbols import offer_symbols
 
 
 @cache
@@ -372,5 +374,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=600)  # after napoleon
     app.connect("html-page-context", put_claims_into_search)
+    app.connect("html-page-context", offer_symbols)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

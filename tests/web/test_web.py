@@ -196,6 +196,24 @@ def test_the_search_ranks_headings_and_claims_before_passing_mentions(open_page,
     assert page.faults == []
 
 
+def test_over_a_symbol_stands_what_it_means_until_it_is_left_or_dismissed(open_page):
+    page = open_page("book/batch_norm.html", maths=True)
+    tip = page.locator(".symbol-tip")
+    gamma = page.locator('mjx-container [data-mml-node="mi"]:has([data-c="1D6FE"])').first
+    variance = page.locator('mjx-container [data-mml-node="msubsup"]:has([data-c="1D70E"])').first
+    for symbol, meaning in ((gamma, "learned scale"), (variance, "biased variance")):
+        symbol.hover(force=True)
+        assert meaning in tip.inner_text()
+        page.keyboard.press("Escape")
+        assert tip.is_hidden()
+    gamma.hover(force=True)
+    page.mouse.move(2, 2)
+    assert tip.is_hidden()
+    gamma.click(force=True)  # as a finger does
+    assert tip.is_visible()
+    assert page.faults == []
+
+
 @pytest.mark.parametrize(("theme", "dark"), [("light", False), ("dark", True)])
 def test_figures_are_as_dark_as_their_page_and_photographs_as_they_are(open_page, theme, dark):
     page = open_page("book/covariate_shift.html", theme=theme)
