@@ -47,6 +47,12 @@ def test_a_role_becomes_text(myst, markdown):
     assert plain(myst, BOOK) == markdown
 
 
+def test_links_do_not_depend_on_the_folder_in_which_the_book_lies(tmp_path, monkeypatch):
+    (tmp_path / "book").mkdir()
+    monkeypatch.chdir(tmp_path / "book")
+    assert plain("{doc}`the symbols </book/notation>`", BOOK) == "[the symbols](../book/notation.md)"
+
+
 @pytest.mark.parametrize(
     ("myst", "markdown"),
     [

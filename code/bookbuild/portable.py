@@ -120,7 +120,9 @@ def plain_roles(text: str, book: Labels) -> str:
         match match["name"]:
             case "doc":
                 name = posixpath.relpath(posixpath.join("/book", book.folder, target), "/book")
-                address = posixpath.relpath(book.addresses[name], book.folder or ".")
+                # From a root of its own: the folder in which this runs may be called "book", too.
+                there, here = (posixpath.join("/notebooks", path) for path in (book.addresses[name], book.folder))
+                address = posixpath.relpath(there, here)
                 return f"[{words or book.titles[name]}]({address})"
             case "eq" | "numref" | "ref" | "prf:ref":
                 return words or book.names[target]
