@@ -121,8 +121,8 @@ def plain_roles(text: str, book: Labels) -> str:
             case "doc":
                 name = posixpath.relpath(posixpath.join("/book", book.folder, target), "/book")
                 # From a root of its own: the folder in which this runs may be called "book", too.
-                there, here = (posixpath.join("/notebooks", path) for path in (book.addresses[name], book.folder))
-                address = posixpath.relpath(there, here)
+                here = posixpath.join("/notebooks", book.folder)
+                address = posixpath.relpath(posixpath.join("/notebooks", book.addresses[name]), here)
                 return f"[{words or book.titles[name]}]({address})"
             case "eq" | "numref" | "ref" | "prf:ref":
                 return words or book.names[target]
