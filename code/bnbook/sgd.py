@@ -1,12 +1,11 @@
-"""Stochastic gradient descent in NumPy: mini-batches, update rules and gradient noise.
+"""Stochastic gradient descent in NumPy: mini-batches, the path of the descent and gradient noise.
 
 Symbols are those of the text: theta are the parameters Θ, lr is the learning rate η, M counts the
 examples of the training set and N those of a mini-batch B, g_i is the gradient of the loss of
 example i. (The letter m is kept for the batch that a normalizer sees.) With `replace` an example may be drawn
 again; with `drop_last` an epoch leaves out its last mini-batch if it is shorter than N.
 
-Sources: [robbins1951]_ and [bottou2018]_ for the method, [polyak1964]_ and [sutskever2013]_ for momentum,
-[duchi2011]_ for AdaGrad, [cochran1977]_ for sampling without replacement.
+Sources: [robbins1951]_ and [bottou2018]_ for the method, [cochran1977]_ for sampling without replacement.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnbook._checks import check_alike, check_floats, check_not_negative, check_positive, check_whole
+from bnbook._checks import check_alike, check_floats, check_not_negative, check_whole
 
 Array = NDArray[np.floating[Any]]
 Indices = NDArray[np.intp]
@@ -81,81 +80,17 @@ def num_iterations(M: int, N: int, epochs: int, drop_last: bool = False) -> int:
     return epochs * (M // N if drop_last else math.ceil(M / N))
 
 
-# --------------------------------------------------------------------------- update rules
+# --------------------------------------------------------------------------- descent
 
 
-def step(theta: Array, grad: Array, state: Array, lr: float) -> tuple[Array, Array]:
-    """One step of gradient descent: theta - lr * grad ([robbins1951]_, [bottou2018]_ section 3.2).
+def descend(gradient: Callable[[Array], Array], theta: Array, steps: int, lr: float) -> Array:
+    """Step against the gradient, theta - lr * gradient(theta), and return the path.
 
-    Whether it is stochastic depends only on where `grad` comes from. This rule remembers nothing: it hands
-    the state back, so that all rules fit one loop. The unit of `lr` is that of theta² / loss.
-
-    >>> theta, _ = step(np.array([1.0, 2]), np.array([10.0, 0]), np.zeros(2), lr=0.1)
-    >>> theta
-    array([0., 2.])
-    """
-    check_alike(theta=theta, grad=grad, state=state)
-    check_not_negative(lr=lr)
-    return theta - lr * grad, state
-
-
-def momentum(theta: Array, grad: Array, velocity: Array, lr: float, mu: float = 0.9) -> tuple[Array, Array]:
-    """One step with momentum, in PyTorch's convention ([sutskever2013]_ section 2; [polyak1964]_).
-
-    velocity <- mu * velocity + grad, then theta <- theta - lr * velocity; 0 <= mu < 1, and the velocity, the
-    sum of the past gradients, each multiplied by mu once a step, starts at zero.
-
-    [sutskever2013]_ keeps the rate inside the velocity: v <- mu * v - lr * grad, theta <- theta + v.
-    At a constant rate both take the same path (v = -lr * velocity). When the rate changes they differ:
-    here a new rate acts at once on all that was gathered, there only on the gradients to come.
-
-    >>> theta, velocity = np.zeros(1), np.zeros(1)
-    >>> for _ in range(2):
-    ...     theta, velocity = momentum(theta, np.ones(1), velocity, lr=1.0, mu=0.5)
-    >>> theta, velocity
-    (array([-2.5]), array([1.5]))
-    """
-    check_alike(theta=theta, grad=grad, velocity=velocity)
-    check_not_negative(lr=lr)
-    if not 0 <= mu < 1:
-        raise ValueError(f"mu: got {mu}, allowed are numbers from 0 to below 1")
-    velocity = mu * velocity + grad
-    return theta - lr * velocity, velocity
-
-
-def adagrad(theta: Array, grad: Array, squares: Array, lr: float, eps: float = 1e-10) -> tuple[Array, Array]:
-    """One step of AdaGrad with a rate for each parameter ([duchi2011]_, figure 1, diagonal form).
-
-    squares <- squares + grad², then theta <- theta - lr * grad / (sqrt(squares) + eps); the squares start at
-    zero, and `eps` keeps 0 / 0 away from parameters without a gradient. The unit of `lr` is that of theta:
-    the first step has this length in each parameter, however large the gradient.
-
-    >>> theta, _ = adagrad(np.zeros(2), np.array([1000.0, 0.001]), np.zeros(2), lr=0.5)
-    >>> theta.round(3)
-    array([-0.5, -0.5])
-    """
-    check_alike(theta=theta, grad=grad, squares=squares)
-    check_not_negative(lr=lr)
-    check_positive(eps=eps)
-    if (squares < 0).any():
-        raise ValueError(f"squares: got {squares.min():.3g}, a sum of squares is 0 or larger")
-    squares = squares + grad**2
-    return theta - lr * grad / (np.sqrt(squares) + eps), squares
-
-
-def descend(
-    rule: Callable[..., tuple[Array, Array]],
-    gradient: Callable[[Array], Array],
-    theta: Array,
-    steps: int,
-    **settings: float,
-) -> Array:
-    """Follow an update rule and return the path.
+    The method is that of [robbins1951]_ and of [bottou2018]_, section 3.2. Whether it is stochastic depends
+    only on where the gradients come from.
 
     Parameters
     ----------
-    rule : function
-        :func:`step`, :func:`momentum` or :func:`adagrad`; its state starts at zero.
     gradient : function
         From theta to the gradient there. It is called once a step, so it may draw another mini-batch
         each time.
@@ -163,25 +98,27 @@ def descend(
         Where to start, float32 or float64.
     steps : int
         Number of updates, 0 or more.
-    **settings
-        For `rule`, such as ``lr=0.1``.
+    lr : float
+        Learning rate, in the unit of theta² / loss.
 
     Returns
     -------
     ndarray of shape (steps + 1, *theta.shape)
-        The parameters before the first step and after each one. If the path diverges, the rule refuses the
-        infinite gradient.
+        The parameters before the first step and after each one. If the path diverges, an infinite gradient
+        is refused.
 
     Examples
     --------
-    >>> descend(step, lambda theta: theta, np.array([8.0]), steps=3, lr=0.5).ravel()
+    >>> descend(lambda theta: theta, np.array([8.0]), steps=3, lr=0.5).ravel()
     array([8., 4., 2., 1.])
     """
     check_whole(0, steps=steps)
-    state = np.zeros_like(theta)
+    check_not_negative(lr=lr)
     path = [theta]
     for _ in range(steps):
-        theta, state = rule(theta, gradient(theta), state, **settings)
+        grad = gradient(theta)
+        check_alike(theta=theta, grad=grad)
+        theta = theta - lr * grad
         path.append(theta)
     return np.stack(path)
 
