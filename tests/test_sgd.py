@@ -116,7 +116,13 @@ def test_2000_examples_in_batches_of_500_for_20_epochs_are_80_iterations():
     assert [sgd.num_iterations(2001, 500, 20, drop_last=drop) for drop in (False, True)] == [100, 80]
 
 
-# --------------------------------------------------------------------------- descent
+# --------------------------------------------------------------------------- update rules
+
+RULES = {
+    "step": (sgd.step, {}, lambda p, lr: torch.optim.SGD(p, lr)),
+    "momentum": (sgd.momentum, {}, lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9)),
+    "momentum .5": (sgd.momentum, {"mu": 0.5}, lambda p, lr: torch.optim.SGD(p, lr, momentum=0.5)),
+}
 
 
 def rosenbrock(theta):
@@ -124,15 +130,17 @@ def rosenbrock(theta):
     return ((1 - theta[:-1]) ** 2 + 3 * (theta[1:] - theta[:-1] ** 2) ** 2).sum()
 
 
-def test_the_path_agrees_with_torch_over_300_steps():
+@pytest.mark.parametrize("name", RULES)
+def test_rules_agree_with_torch_over_300_steps(name):
+    rule, settings, optimizer = RULES[name]
     theta = torch.tensor([-1.2, 1.0, 0.3, -0.4], dtype=torch.float64, requires_grad=True)
 
     def gradient(value):
         at = torch.tensor(value, requires_grad=True)
         return torch.autograd.grad(rosenbrock(at), at)[0].numpy()
 
-    path = sgd.descend(gradient, theta.detach().numpy().copy(), 300, lr=0.01)
-    reference = torch.optim.SGD([theta], 0.01)
+    path = sgd.descend(rule, gradient, theta.detach().numpy().copy(), 300, lr=0.01, **settings)
+    reference = optimizer([theta], 0.01)
     expected = [theta.detach().numpy().copy()]
     for _ in range(300):
         reference.zero_grad()
@@ -143,14 +151,47 @@ def test_the_path_agrees_with_torch_over_300_steps():
     assert np.linalg.norm(path[-1] - path[0]) > 0.1
 
 
-@pytest.mark.parametrize("dtype", [f32, f64])
-def test_the_descent_keeps_the_start_the_gradient_and_the_dtype(dtype):
-    start, grad = np.full((2, 3), 1.0, dtype), np.full((2, 3), 0.5, dtype)
-    path = sgd.descend(lambda w: grad, start, 2, lr=0.1)
-    assert path.dtype == dtype
-    assert path.shape == (3, 2, 3)
-    assert (start == 1.0).all()
-    assert (grad == 0.5).all()
+@pytest.mark.parametrize("name", RULES)
+def test_rules_agree_with_torch_when_the_rate_changes_at_each_step(name):
+    rule, settings, optimizer = RULES[name]
+    rng = np.random.default_rng(0)
+    theta, state = rng.standard_normal((3, 2)), np.zeros((3, 2))
+    parameter = torch.tensor(theta)
+    reference = optimizer([parameter], 0.1)
+    for lr in 0.1 / np.arange(1, 50):
+        grad = rng.standard_normal((3, 2))
+        theta, state = rule(theta, grad, state, lr=lr, **settings)
+        parameter.grad = torch.tensor(grad)
+        reference.param_groups[0]["lr"] = lr
+        reference.step()
+    np.testing.assert_allclose(theta, parameter.numpy(), rtol=0, atol=1e-12)
+
+
+def test_the_other_convention_of_momentum_agrees_only_while_the_rate_is_constant():
+    def distance(rates):
+        rng = np.random.default_rng(0)
+        ours = theirs = rng.standard_normal(3)
+        velocity = v = np.zeros(3)
+        for lr in rates:
+            grad = rng.standard_normal(3)
+            ours, velocity = sgd.momentum(ours, grad, velocity, lr, mu=0.8)
+            v = 0.8 * v - lr * grad
+            theirs = theirs + v
+        return np.abs(ours - theirs).max()
+
+    assert distance([0.1] * 20) < 1e-14
+    assert distance([0.1] * 10 + [0.01] * 10) > 0.01
+
+
+def test_no_rule_changes_its_inputs_and_both_keep_shape_and_dtype():
+    for rule, settings, _ in RULES.values():
+        for dtype in (f32, f64):
+            inputs = [np.full((2, 3), value, dtype) for value in (1.0, 0.5, 0.25)]
+            outputs = rule(*inputs, lr=0.1, **settings)
+            assert [a.dtype for a in outputs] == [dtype] * 2
+            assert [a.shape for a in outputs] == [(2, 3)] * 2
+            for a, value in zip(inputs, (1.0, 0.5, 0.25), strict=True):
+                assert (a == value).all()
 
 
 @given(
@@ -159,17 +200,23 @@ def test_the_descent_keeps_the_start_the_gradient_and_the_dtype(dtype):
     st.floats(-5, 5).filter(lambda w: abs(w) > 1e-3),
 )
 def test_descent_on_a_parabola_shrinks_the_distance_by_1_minus_lr_times_curvature(curvature, lr_h, start):
-    path = sgd.descend(lambda w: curvature * w, np.array([start]), 20, lr=lr_h / curvature)
+    path = sgd.descend(sgd.step, lambda w: curvature * w, np.array([start]), 20, lr=lr_h / curvature)
     np.testing.assert_allclose(path[:, 0], start * (1 - lr_h) ** np.arange(21), rtol=1e-9, atol=1e-12)
+
+
+def test_a_parameter_without_gradient_stays():
+    for rule, settings, _ in RULES.values():
+        theta, _ = rule(np.ones(2), np.array([0.0, 1.0]), np.zeros(2), lr=0.1, **settings)
+        assert theta[0] == 1 > theta[1]
 
 
 def test_the_path_holds_the_start_and_every_step_and_the_gradient_is_asked_once_a_step():
     asked = []
-    path = sgd.descend(lambda w: asked.append(w) or np.ones_like(w), np.zeros((2, 2)), 3, lr=0.5)
+    path = sgd.descend(sgd.step, lambda w: asked.append(w) or np.ones_like(w), np.zeros((2, 2)), 3, lr=0.5)
     assert path.shape == (4, 2, 2)
     np.testing.assert_array_equal(path[:, 0, 0], [0, -0.5, -1, -1.5])
     np.testing.assert_array_equal(asked, path[:-1])
-    assert sgd.descend(lambda w: w, np.zeros(2), 0, lr=0.1).shape == (1, 2)
+    assert sgd.descend(sgd.step, lambda w: w, np.zeros(2), 0, lr=0.1).shape == (1, 2)
 
 
 # --------------------------------------------------------------------------- gradient noise
@@ -283,33 +330,41 @@ BAD = {
     ),
     "epochs": (lambda: sgd.num_iterations(10, 5, -1), "epochs: got -1, expected a whole number, 0 or more"),
     "epochs half": (lambda: sgd.num_iterations(10, 5, 0.5), "epochs: got 0.5, expected a whole number"),
-    "lr negative": (
-        lambda: sgd.descend(np.sin, v, 1, -0.1),
-        "lr: got -0.1, expected a finite number, 0 or larger",
+    "lr negative": (lambda: sgd.step(v, v, v, -0.1), "lr: got -0.1, expected a finite number, 0 or larger"),
+    "lr infinite": (lambda: sgd.momentum(v, v, v, np.inf), "lr: got inf, expected a finite number"),
+    "lr nan": (lambda: sgd.momentum(v, v, v, np.nan), "lr: got nan, expected a finite number"),
+    "mu 1": (
+        lambda: sgd.momentum(v, v, v, 0.1, mu=1.0),
+        "mu: got 1.0, allowed are numbers from 0 to below 1",
     ),
-    "lr infinite": (lambda: sgd.descend(np.sin, v, 1, np.inf), "lr: got inf, expected a finite number"),
+    "mu -": (
+        lambda: sgd.momentum(v, v, v, 0.1, mu=-0.5),
+        "mu: got -0.5, allowed are numbers from 0 to below 1",
+    ),
     "theta int": (
-        lambda: sgd.descend(np.zeros_like, np.zeros(2, int), 1, 0.1),
+        lambda: sgd.step(np.zeros(2, int), v, v, 0.1),
         "theta: got dtype int64, allowed are float32",
     ),
     "grad nan": (
-        lambda: sgd.descend(lambda w: nan, v, 1, 0.1),
+        lambda: sgd.step(v, nan, v, 0.1),
         "grad: got NaN or infinity in 1 of 2 values, all must be finite",
     ),
-    "theta nan": (
-        lambda: sgd.descend(np.zeros_like, nan, 1, 0.1),
-        "theta: got NaN or infinity in 1 of 2 values",
-    ),
+    "theta nan": (lambda: sgd.step(nan, v, v, 0.1), "theta: got NaN or infinity in 1 of 2 values"),
+    "velocity nan": (lambda: sgd.momentum(v, v, nan, 0.1), "velocity: got NaN or infinity in 1 of 2 values"),
     "grad shape": (
-        lambda: sgd.descend(lambda w: np.zeros((2, 1)), v, 1, 0.1),
+        lambda: sgd.step(v, np.zeros((2, 1)), v, 0.1),
         "grad: got shape (2, 1), expected that of theta, (2,)",
     ),
+    "state shape": (
+        lambda: sgd.step(v, v, np.zeros(3), 0.1),
+        "state: got shape (3,), expected that of theta, (2,)",
+    ),
     "steps": (
-        lambda: sgd.descend(np.sin, v, -1, lr=0.1),
+        lambda: sgd.descend(sgd.step, np.sin, v, -1, lr=0.1),
         "steps: got -1, expected a whole number, 0 or more",
     ),
     "diverged": (
-        lambda: sgd.descend(lambda w: 1e200 * w**3, v + 1e10, 3, lr=1.0),
+        lambda: sgd.descend(sgd.step, lambda w: 1e200 * w**3, v + 1e10, 3, lr=1.0),
         "grad: got NaN or infinity in 2 of 2 values, all must be finite",
     ),
     "factor": (lambda: sgd.variance_factor(3, 2, True), "N: got 3, expected a whole number from 1 to 2"),
@@ -339,10 +394,7 @@ BAD = {
         "K: got NaN or infinity in 4",
     ),
     "endless": (lambda: next(sgd.endless(3, 4, 0)), "N: got 4, expected a whole number from 1 to 3"),
-    "theta list": (
-        lambda: sgd.descend(lambda w: v, [0.0], 1, 0.1),
-        "theta: got list, expected a NumPy array",
-    ),
+    "theta list": (lambda: sgd.step([0.0], v, v, 0.1), "theta: got list, expected a NumPy array"),
     "M text": (lambda: sgd.mini_batches("10", 1, rng), "M: got '10', expected a whole number, 1 or more"),
     "K": (lambda: sgd.batch_noise(np.zeros((2, 3)), 1, 1, rng, True), "K: got shape (2, 3), expected (M, M)"),
     "K flat": (lambda: sgd.batch_noise(v, 1, 1, rng, True), "K: got shape (2,), expected (M, M)"),

@@ -1,11 +1,12 @@
-"""Stochastic gradient descent in NumPy: mini-batches, the path of the descent and gradient noise.
+"""Stochastic gradient descent in NumPy: mini-batches, update rules and gradient noise.
 
 Symbols are those of the text: theta are the parameters Θ, lr is the learning rate η, M counts the
 examples of the training set and N those of a mini-batch B, g_i is the gradient of the loss of
 example i. (The letter m is kept for the batch that a normalizer sees.) With `replace` an example may be drawn
 again; with `drop_last` an epoch leaves out its last mini-batch if it is shorter than N.
 
-Sources: [robbins1951]_ and [bottou2018]_ for the method, [cochran1977]_ for sampling without replacement.
+Sources: [robbins1951]_ and [bottou2018]_ for the method, [polyak1964]_ and [sutskever2013]_ for momentum,
+[cochran1977]_ for sampling without replacement.
 """
 
 from __future__ import annotations
@@ -80,17 +81,61 @@ def num_iterations(M: int, N: int, epochs: int, drop_last: bool = False) -> int:
     return epochs * (M // N if drop_last else math.ceil(M / N))
 
 
-# --------------------------------------------------------------------------- descent
+# --------------------------------------------------------------------------- update rules
 
 
-def descend(gradient: Callable[[Array], Array], theta: Array, steps: int, lr: float) -> Array:
-    """Step against the gradient, theta - lr * gradient(theta), and return the path.
+def step(theta: Array, grad: Array, state: Array, lr: float) -> tuple[Array, Array]:
+    """One step of gradient descent: theta - lr * grad ([robbins1951]_, [bottou2018]_ section 3.2).
 
-    The method is that of [robbins1951]_ and of [bottou2018]_, section 3.2. Whether it is stochastic depends
-    only on where the gradients come from.
+    Whether it is stochastic depends only on where `grad` comes from. This rule remembers nothing: it hands
+    the state back, so that both rules fit one loop. The unit of `lr` is that of theta² / loss.
+
+    >>> theta, _ = step(np.array([1.0, 2]), np.array([10.0, 0]), np.zeros(2), lr=0.1)
+    >>> theta
+    array([0., 2.])
+    """
+    check_alike(theta=theta, grad=grad, state=state)
+    check_not_negative(lr=lr)
+    return theta - lr * grad, state
+
+
+def momentum(theta: Array, grad: Array, velocity: Array, lr: float, mu: float = 0.9) -> tuple[Array, Array]:
+    """One step with momentum, in PyTorch's convention ([sutskever2013]_ section 2; [polyak1964]_).
+
+    velocity <- mu * velocity + grad, then theta <- theta - lr * velocity; 0 <= mu < 1, and the velocity, the
+    sum of the past gradients, each multiplied by mu once a step, starts at zero.
+
+    [sutskever2013]_ keeps the rate inside the velocity: v <- mu * v - lr * grad, theta <- theta + v.
+    At a constant rate both take the same path (v = -lr * velocity). When the rate changes they differ:
+    here a new rate acts at once on all that was gathered, there only on the gradients to come.
+
+    >>> theta, velocity = np.zeros(1), np.zeros(1)
+    >>> for _ in range(2):
+    ...     theta, velocity = momentum(theta, np.ones(1), velocity, lr=1.0, mu=0.5)
+    >>> theta, velocity
+    (array([-2.5]), array([1.5]))
+    """
+    check_alike(theta=theta, grad=grad, velocity=velocity)
+    check_not_negative(lr=lr)
+    if not 0 <= mu < 1:
+        raise ValueError(f"mu: got {mu}, allowed are numbers from 0 to below 1")
+    velocity = mu * velocity + grad
+    return theta - lr * velocity, velocity
+
+
+def descend(
+    rule: Callable[..., tuple[Array, Array]],
+    gradient: Callable[[Array], Array],
+    theta: Array,
+    steps: int,
+    **settings: float,
+) -> Array:
+    """Follow an update rule and return the path.
 
     Parameters
     ----------
+    rule : function
+        :func:`step` or :func:`momentum`; its state starts at zero.
     gradient : function
         From theta to the gradient there. It is called once a step, so it may draw another mini-batch
         each time.
@@ -98,27 +143,25 @@ def descend(gradient: Callable[[Array], Array], theta: Array, steps: int, lr: fl
         Where to start, float32 or float64.
     steps : int
         Number of updates, 0 or more.
-    lr : float
-        Learning rate, in the unit of theta² / loss.
+    **settings
+        For `rule`, such as ``lr=0.1``.
 
     Returns
     -------
     ndarray of shape (steps + 1, *theta.shape)
-        The parameters before the first step and after each one. If the path diverges, an infinite gradient
-        is refused.
+        The parameters before the first step and after each one. If the path diverges, the rule refuses the
+        infinite gradient.
 
     Examples
     --------
-    >>> descend(lambda theta: theta, np.array([8.0]), steps=3, lr=0.5).ravel()
+    >>> descend(step, lambda theta: theta, np.array([8.0]), steps=3, lr=0.5).ravel()
     array([8., 4., 2., 1.])
     """
     check_whole(0, steps=steps)
-    check_not_negative(lr=lr)
+    state = np.zeros_like(theta)
     path = [theta]
     for _ in range(steps):
-        grad = gradient(theta)
-        check_alike(theta=theta, grad=grad)
-        theta = theta - lr * grad
+        theta, state = rule(theta, gradient(theta), state, **settings)
         path.append(theta)
     return np.stack(path)
 

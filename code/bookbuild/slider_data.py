@@ -215,7 +215,7 @@ def _sgd_data() -> Data:
 
 
 def _draw_sgd(start: Data) -> Figure:
-    path = sgd.descend(mini_batch_gradients(start, 1, 0), NARROW, STEPS, lr=0.04)
+    path = sgd.descend(sgd.step, mini_batch_gradients(start, 1, 0), NARROW, STEPS, lr=0.04)
     fig, ax = plots.figure()
     for line in start["contours"]:
         ax.plot(*np.transpose(line), color="#999999", linewidth=0.8)

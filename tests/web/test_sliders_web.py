@@ -166,6 +166,7 @@ def test_sgd_takes_the_steps_of_the_package(slider):
         figure.set(batch=batch, rate=rate / 100, steps=steps, run=run)
         paths = [
             sgd.descend(
+                sgd.step,
                 slider_data.mini_batch_gradients(figure.data, 2**batch, r),
                 np.array([-1.0, 0.0]),
                 steps,
