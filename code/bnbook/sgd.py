@@ -6,7 +6,7 @@ example i. (The letter m is kept for the batch that a normalizer sees.) With `re
 again; with `drop_last` an epoch leaves out its last mini-batch if it is shorter than N.
 
 Sources: [robbins1951]_ and [bottou2018]_ for the method, [polyak1964]_ and [sutskever2013]_ for momentum,
-[duchi2011]_ for AdaGrad, [cochran1977]_ for sampling without replacement.
+[cochran1977]_ for sampling without replacement.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnbook._checks import check_alike, check_floats, check_not_negative, check_positive, check_whole
+from bnbook._checks import check_alike, check_floats, check_not_negative, check_whole
 
 Array = NDArray[np.floating[Any]]
 Indices = NDArray[np.intp]
@@ -88,7 +88,7 @@ def step(theta: Array, grad: Array, state: Array, lr: float) -> tuple[Array, Arr
     """One step of gradient descent: theta - lr * grad ([robbins1951]_, [bottou2018]_ section 3.2).
 
     Whether it is stochastic depends only on where `grad` comes from. This rule remembers nothing: it hands
-    the state back, so that all rules fit one loop. The unit of `lr` is that of theta² / loss.
+    the state back, so that both rules fit one loop. The unit of `lr` is that of theta² / loss.
 
     >>> theta, _ = step(np.array([1.0, 2]), np.array([10.0, 0]), np.zeros(2), lr=0.1)
     >>> theta
@@ -123,26 +123,6 @@ def momentum(theta: Array, grad: Array, velocity: Array, lr: float, mu: float = 
     return theta - lr * velocity, velocity
 
 
-def adagrad(theta: Array, grad: Array, squares: Array, lr: float, eps: float = 1e-10) -> tuple[Array, Array]:
-    """One step of AdaGrad with a rate for each parameter ([duchi2011]_, figure 1, diagonal form).
-
-    squares <- squares + grad², then theta <- theta - lr * grad / (sqrt(squares) + eps); the squares start at
-    zero, and `eps` keeps 0 / 0 away from parameters without a gradient. The unit of `lr` is that of theta:
-    the first step has this length in each parameter, however large the gradient.
-
-    >>> theta, _ = adagrad(np.zeros(2), np.array([1000.0, 0.001]), np.zeros(2), lr=0.5)
-    >>> theta.round(3)
-    array([-0.5, -0.5])
-    """
-    check_alike(theta=theta, grad=grad, squares=squares)
-    check_not_negative(lr=lr)
-    check_positive(eps=eps)
-    if (squares < 0).any():
-        raise ValueError(f"squares: got {squares.min():.3g}, a sum of squares is 0 or larger")
-    squares = squares + grad**2
-    return theta - lr * grad / (np.sqrt(squares) + eps), squares
-
-
 def descend(
     rule: Callable[..., tuple[Array, Array]],
     gradient: Callable[[Array], Array],
@@ -155,7 +135,7 @@ def descend(
     Parameters
     ----------
     rule : function
-        :func:`step`, :func:`momentum` or :func:`adagrad`; its state starts at zero.
+        :func:`step` or :func:`momentum`; its state starts at zero.
     gradient : function
         From theta to the gradient there. It is called once a step, so it may draw another mini-batch
         each time.

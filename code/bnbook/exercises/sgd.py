@@ -54,6 +54,5 @@ twice the noise: This has twice the standard deviation of N = 100.
     1 / 4 => 4
 """,
     ),
-    "adagrad_rates": None,
     "rate_over_batch_size": None,
 }
