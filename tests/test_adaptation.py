@@ -238,9 +238,8 @@ def test_without_running_statistics_only_prior_0_is_allowed(prior):
 
 def test_no_batch_is_refused():
     model, _ = made("ours, dense")
-    for function in (adaptation.predict, adaptation.tent):
-        with pytest.raises(ValueError, match="batches: got none"):
-            function(model, [])
+    with pytest.raises(ValueError, match="batches: got none"):
+        adaptation.predict(model, [])
 
 
 # --- The model stays as it is --------------------------------------------------------------------
@@ -257,7 +256,6 @@ def test_no_function_changes_the_model(name, training):
     y = torch.arange(12) % 3
     adaptation.predict(model, [x], 0)
     adaptation.predict(model, [x], "auto")
-    adaptation.tent(model, [x, x])
     adaptation.shift_scores(model, x, adaptation.class_means(model, x, y))
     same(before, snapshot(model))
 
@@ -281,7 +279,7 @@ def test_dropout_is_off_inside_the_block():
         close(model(x), F.batch_norm(x, None, None, training=True))
 
 
-# --- Entropy and Tent ----------------------------------------------------------------------------
+# --- Entropy -------------------------------------------------------------------------------------
 
 
 def test_entropy_is_that_of_the_softmax():
@@ -296,57 +294,6 @@ def test_entropy_is_0_for_certainty_and_log_K_for_none():
     close(H.detach(), torch.tensor([0.0, math.log(3)], dtype=f64))
     (gradient,) = torch.autograd.grad(H.sum(), scores)
     close(gradient, torch.zeros(2, 3, dtype=f64))
-
-
-@every_build
-def test_tent_is_sgd_on_the_entropy_in_training_mode(name):
-    model, x = made(name)
-    result = adaptation.tent(model, x.split(4), lr=0.05, momentum=0.7)
-    # As the authors' code: training mode, no running statistics, softmax entropy, one step a batch.
-    reference = copy.deepcopy(model).train()
-    norms = adaptation.batch_norms(reference)
-    optimizer = torch.optim.SGD(
-        [p for n in norms.values() for p in (n.weight, n.bias)], lr=0.05, momentum=0.7
-    )
-    for k, part in enumerate(x.split(4)):
-        scores = reference(part)
-        loss = -(scores.softmax(1) * scores.log_softmax(1)).sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        close(result.scores[k], scores.detach(), 1e-8)
-        assert not result.scores[k].requires_grad
-        assert result.entropy[k] == pytest.approx(loss.item(), rel=1e-8)
-    for (key, p), q in zip(result.model.named_parameters(), reference.parameters(), strict=True):
-        close(p.detach(), q.detach(), 1e-8)
-        moves = key.rpartition(".")[0] in norms
-        assert torch.equal(p, model.get_parameter(key)) != moves
-        assert p.grad is None
-        assert p.requires_grad
-    same(
-        ({k: v for k, v in snapshot(model)[0].items() if "running" in k}, 0),
-        ({k: v for k, v in snapshot(result.model)[0].items() if "running" in k}, 0),
-    )
-
-
-def test_tent_moves_gamma_and_beta_that_were_frozen_and_gives_the_flags_back():
-    model, x = made("ours, dense")
-    model.requires_grad_(False)
-    with torch.no_grad():  # Tent needs gradients wherever it is called
-        result = adaptation.tent(model, [x])
-    assert not any(p.requires_grad for p in result.model.parameters())
-    assert not torch.equal(result.model[1].weight, model[1].weight)
-
-
-def test_tent_takes_the_prior():
-    model, x = made("ours, dense")
-    result = adaptation.tent(model, [x], prior=5.0)
-    close(result.scores[0], adaptation.predict(model, [x], 5.0))
-
-
-def test_tent_needs_a_gamma():
-    with pytest.raises(ValueError, match="no batch normalization layer has a gamma"):
-        adaptation.tent(nn.Sequential(nn.BatchNorm1d(2, affine=False)), [torch.zeros(3, 2)])
 
 
 # --- Scores of a shift ---------------------------------------------------------------------------

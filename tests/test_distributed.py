@@ -36,7 +36,6 @@ CASES = {
 }
 ALL = pytest.mark.parametrize("case", CASES)
 EXACT = pytest.mark.parametrize("case", [name for name in CASES if "far" not in name])
-ENDS = [(False, "none"), (False, "shadow"), (True, "shadow"), (True, "throw")]
 RUNS = [(sync, skewed, seed) for sync in (True, False) for skewed in (True, False) for seed in (3, 4)]
 
 
@@ -86,8 +85,6 @@ def run():
             rate=0.1,
             sync=sync,
         )
-    for sync, join in ENDS:
-        jobs["uneven", sync, join] = partial(processes.uneven, (3, 2), sync=sync, join=join)
     return dict(zip(jobs, processes.launch(*jobs.values()), strict=True))
 
 
@@ -168,19 +165,6 @@ def test_training_on_two_processes_is_training_on_one(run, sync, skewed, seed):
         # DDP overwrites the statistics of process 1, so those of process 0 are what a file would hold.
         for process in each if sync or "running" not in name else each[:1]:
             np.testing.assert_allclose(process[name], value, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("sync", "join", "says"),
-    [
-        (False, "none", ["2 batches, waited in vain", "2 batches, finished"]),
-        (False, "shadow", ["3 batches, finished", "2 batches, finished"]),
-        (True, "shadow", ["2 batches, waited in vain", "2 batches, waited in vain"]),
-        (True, "throw", ["2 batches, stopped by Join", "2 batches, stopped by Join"]),
-    ],
-)
-def test_a_process_with_fewer_batches_needs_join_and_sync_batch_norm_does_not_know_it(run, sync, join, says):
-    assert run["uneven", sync, join] == says
 
 
 def test_a_failed_run_raises_with_the_end_of_its_messages():
@@ -464,11 +448,9 @@ def test_the_script_runs_all_jobs_and_leaves_their_results(tmp_path, monkeypatch
             sync=True,
         )
     ]
-    jobs += [partial(processes.uneven, [2], sync=sync, join=join) for sync, join in ENDS]
     (tmp_path / "jobs").write_bytes(pickle.dumps((5, jobs)))
     processes.main(str(tmp_path))
     assert not dist.is_initialized()
-    one, trained, *ends = pickle.loads((tmp_path / "0").read_bytes())
+    one, trained = pickle.loads((tmp_path / "0").read_bytes())
     np.testing.assert_allclose(one["dx"], one_batch("equal")["dx"], rtol=0, atol=1e-12)
     assert trained["loss"].shape == (6,)
-    assert ends == ["2 batches, finished"] * 4

@@ -175,6 +175,8 @@ def test_sets_and_tensors_are_compared():
     tensors = doubling(inputs=lambda: [{"x": torch.ones(2)}])
     assert judge("toy.double", tensors, lambda x: 2 * x).passed
     assert "x = [1., 1.]" in judge("toy.double", tensors, lambda x: x + torch.arange(2)).message
+    result = judge("toy.double", tensors, lambda x: (2 * x).numpy())
+    assert "you returned an array; a tensor is wanted" in result.message
 
 
 def test_an_empty_answer_is_not_answered_yet_and_no_failure():

@@ -21,11 +21,6 @@ CATALOGUE = {name: exercise for name, exercise in catalogue().items() if not exe
 EACH = 9  # mutants of an exercise
 # Right answers in another spelling.
 OTHERS = {
-    "backward.backward_from_output": """
-def backward_from_output(dy, y, gamma, beta, inv_std):
-    z, m = (y - beta) / gamma, len(y)
-    return gamma * inv_std / m * (m * dy - dy.sum(0) - z * (dy * z).sum(0))
-""",
     "inference.pooled_variance": """
 def pooled_variance(means, variances):
     second = (variances + means**2).mean(0)
@@ -37,24 +32,10 @@ def fold_forward(weight, bias, mean, var, gamma, beta, eps):
     shift = beta - gamma * mean / std
     return weight * (gamma / std), (weight * shift).sum(1) + bias
 """,
-    "internal_covariate_shift.below_share": """
-def below_share(old, new):
-    W0, b0, X0 = old
-    W1, b1, X1 = new
-    before, after = X0 @ W0.T + b0, X1 @ W1.T + b1
-    below = 0.5 * (X1 @ W0.T - X0 @ W0.T) + 0.5 * (X1 @ W1.T - X0 @ W1.T)
-    return np.sum(below * (after - before)) / np.sum((after - before) ** 2)
-""",
     "adaptation.heap_variance": """
 def heap_variance(mean_s, var_s, mean_B, var_B, w):
     mean = w * mean_s + (1 - w) * mean_B
     return w * (var_s + mean_s**2) + (1 - w) * (var_B + mean_B**2) - mean**2
-""",
-    "adaptation.entropy_gradient": """
-def entropy_gradient(z):
-    p = z.softmax(-1)
-    slope = -(p.log() + 1)
-    return p * slope - p * (p * slope).sum(-1, keepdim=True)
 """,
     "landscape.squared_length": """
 def squared_length(dy, x_hat, sigma, gamma, eps):

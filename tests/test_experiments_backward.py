@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from bnbook import data, layers, norms, training
 from bnbook.experiments import backward as wrong
@@ -54,27 +53,6 @@ def test_centring_the_activations_changes_the_last_scores_by_a_constant_alone(ac
     change = scores[1] - scores[0]
     assert change.abs().max() > 0.01
     torch.testing.assert_close(change, change[:1].expand_as(change), rtol=0, atol=1e-3)  # eps
-
-
-@pytest.mark.parametrize("repaired", [(1, 1), (0, 1), (1, 0), (0, 0)])
-def test_each_half_of_the_mean_term_is_given_back_on_its_own(repaired):
-    u, dy = example(units=3)
-    linear = nn.Linear(3, 3, bias=False).double()
-    leaf = u.clone().requires_grad_()
-    out = wrong.TwoWays(linear, *repaired)(leaf)
-    torch.testing.assert_close(out, linear(u))
-    out.backward(dy)
-    centred = dy - dy.mean(0)
-    to_weights, to_signal = (centred if k else dy for k in repaired)
-    torch.testing.assert_close(leaf.grad, to_signal @ linear.weight)
-    torch.testing.assert_close(linear.weight.grad, to_weights.T @ u)
-
-
-def test_a_network_repaired_on_both_ways_trains_like_the_right_one():
-    settings = {"steps": 5, "seeds": [0], "batch_size": 32, "evaluate_every": 5, "depth": 2, "width": 8}
-    right = training.sweep(wrong.network, data.digits(), **settings)
-    repaired = training.sweep(wrong.half_repaired, data.digits(), repaired=(1, 1), **settings)
-    assert abs(repaired.loss - right.loss).max() < 1e-4
 
 
 def test_a_row_is_the_mean_of_the_last_25_losses():

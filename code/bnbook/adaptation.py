@@ -1,11 +1,10 @@
 """Adapting a trained network to shifted inputs at test time, without a label.
 
-Three methods, all of which leave the weights of linear layers and convolutions alone:
+Two methods, both of which leave the weights alone:
 
 - statistics of the test batch in the place of the running ones ([nado2020]_; of all test images [li2017]_);
 - a blend of both, in which the training statistics count as much as `prior` test examples ([schneider2020]_),
-  or as much as the batch's distance from them says;
-- Tent, which besides moves gamma and beta down the gradient of the entropy of the predictions ([wang2021]_).
+  or as much as the batch's distance from them says.
 
 The model is given back as it was: no function here writes to its parameters, its running statistics or its
 mode.
@@ -13,11 +12,10 @@ mode.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,25 +28,6 @@ from bnbook._untouched import modes_kept, watching
 
 NormLayer = _BatchNorm
 Prior = float | str
-
-
-class Tent(NamedTuple):
-    """What :func:`tent` returns.
-
-    Attributes
-    ----------
-    model : nn.Module
-        A copy of the model with the new gamma and beta. Predict with it inside :func:`adapted`: its running
-        statistics are still those of the training.
-    scores : list of Tensor of shape (N, K)
-        The scores of each batch, before the step that it caused.
-    entropy : list of float
-        Mean entropy of each batch's predictions, before the step.
-    """
-
-    model: nn.Module
-    scores: list[Tensor]
-    entropy: list[float]
 
 
 def batch_norms(model: nn.Module) -> dict[str, NormLayer]:
@@ -173,58 +152,6 @@ def entropy(scores: Tensor) -> Tensor:
     """
     log_p = scores.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1)
-
-
-def tent(
-    model: nn.Module,
-    batches: Iterable[Tensor],
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    prior: Prior = 0.0,
-) -> Tent:
-    """Move gamma and beta of a copy down the gradient of the entropy, one step a batch ([wang2021]_).
-
-    Parameters
-    ----------
-    batches : iterable of Tensor
-        Inputs without labels, in the order in which they come. For several passes repeat them.
-    lr, momentum : float
-        As in ``torch.optim.SGD``.
-    prior : float or 'auto'
-        As in :func:`adapted`; the paper's method has 0.
-
-    Examples
-    --------
-    >>> model, x = nn.Sequential(nn.BatchNorm1d(2)), torch.tensor([[0.0, 1.0], [1.0, 0.0], [3.0, 2.0]])
-    >>> found = tent(model, [x, x], lr=0.1)
-    >>> found.entropy[1] < found.entropy[0], bool(model[0].weight.eq(1).all())
-    (True, True)
-    """
-    model = copy.deepcopy(model)
-    moved = [p for layer in batch_norms(model).values() for p in (layer.weight, layer.bias) if p is not None]
-    if not moved:
-        raise ValueError("model: no batch normalization layer has a gamma and a beta, which Tent moves")
-    wanted = {p: p.requires_grad for p in model.parameters()}
-    optimizer = torch.optim.SGD(moved, lr=lr, momentum=momentum)
-    scores, entropies = [], []
-    with adapted(model, prior), torch.enable_grad():
-        model.requires_grad_(False)
-        for p in moved:
-            p.requires_grad_(True)
-        for x in batches:
-            out = model(x)
-            loss = entropy(out).mean()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            scores.append(out.detach())
-            entropies.append(loss.item())
-    if not scores:
-        raise ValueError("batches: got none, at least one is needed")
-    for p, flag in wanted.items():
-        p.grad = None
-        p.requires_grad_(flag)
-    return Tent(model, scores, entropies)
 
 
 def class_means(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -98,6 +98,55 @@ def _draw_batch_norm(start: Data) -> Figure:
     return fig
 
 
+# --------------------------------------------------------------------------- backward
+
+
+def _backward_data() -> Data:
+    losses = {"y₁": [1, 0, 0, 0], "y₁ + 2 y₃ − y₄": [1, 0, 2, -1], "y₁ + y₂ + y₃ + y₄": [1, 1, 1, 1]}
+    return {
+        "x": [1, 2, 3, 4],  # as in the chapter
+        "gamma": 2,
+        "eps": 0.75,
+        "losses": [{"text": text, "dy": dy} for text, dy in losses.items()],
+        "methods": _looks("batch"),
+    }
+
+
+def _draw_backward(start: Data) -> Figure:
+    nodes = {
+        "x": (0.0, 0.0, "$x_i$", "4"),
+        "mu": (1.15, 1.55, "$\\mu_B$", "3"),
+        "var": (2.3, 0.95, "$\\sigma_B^2$", "2"),
+        "x_hat": (3.6, 0.0, "$\\hat x_i$", "1"),
+        "y": (4.75, 0.0, "$y_i$", ""),
+        "J": (5.8, 0.0, "$J$", ""),
+        "gamma": (4.3, -1.2, "$\\gamma$", "5"),
+        "beta": (5.2, -1.2, "$\\beta$", "6"),
+    }
+    statistics = "x mu, x var, mu var, mu x_hat, var x_hat"
+    looks = [
+        (statistics, plots.METHODS["batch"]),
+        ("x x_hat, x_hat y, y J, gamma y, beta y", plots.METHODS["none"]),
+    ]
+    fig, ax = plots.figure(height=3.5)
+    for edges, look in looks:
+        for edge in edges.split(", "):
+            begin, end = edge.split()
+            bend = -0.35 if edge == "mu x_hat" else 0.0
+            style = {"arrowstyle": "-|>", "color": look.colour, "lw": 1.8, "shrinkA": 14, "shrinkB": 14}
+            style["connectionstyle"] = f"arc3,rad={bend}"
+            ax.annotate("", nodes[end][:2], nodes[begin][:2], arrowprops=style)
+    for x, y, name, number in nodes.values():
+        ax.plot(x, y, "o", markersize=25, color="white", markeredgecolor="black")
+        ax.text(x, y, name, ha="center", va="center", fontsize=12)
+        if number:
+            ax.text(x - 0.06, y - 0.52, f"({number})", ha="center", va="center")
+    ax.text(0.0, 2.15, "over all $m$ examples", color=plots.darker(plots.METHODS["batch"].colour))
+    ax.set(xlim=(-0.4, 6.2), ylim=(-1.9, 2.4))
+    ax.set_axis_off()
+    return fig
+
+
 # --------------------------------------------------------------------------- sgd
 
 NARROW, WIDE = np.array([-1.0, 0.0]), np.array([1.0, 0.0])
@@ -352,6 +401,7 @@ def _playground(small: bool) -> Slider:
 SLIDERS = {
     "batch_norm": Slider(_batch_norm_data, _draw_batch_norm, ("sliders/batch_norm.js",)),
     "gamma": Slider(_gamma_data, _draw_batch_norm, ("sliders/batch_norm.js",)),
+    "backward": Slider(_backward_data, _draw_backward, ("sliders/backward.js",)),
     "sgd": Slider(_sgd_data, _draw_sgd, ("sliders/sgd.js",)),
     "whitening": Slider(_whitening_data, _draw_whitening, ("sliders/whitening.js",)),
     "inference": Slider(_inference_data, _draw_inference, ("sliders/inference.js",)),

@@ -7,12 +7,15 @@
 * Below the title of a page with code stands how long it takes, and which pages go deeper.
 * ``{slider}`` is an interactive figure (:mod:`bookbuild.sliders`); ``{predict}`` asks before it answers
   (:mod:`bookbuild.predictions`).
+* Over a symbol of a formula stands what it means (:mod:`bookbuild.symbols`).
+* The search ranks headings and claims first (``book/_static/search.js``).
 * The sources that docstrings cite are those of ``references.bib``.
 * MathJax is copied into the book, so that no page asks another host.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -38,6 +41,7 @@ from bookbuild.reading import facts, read
 from bookbuild.replications import read_replications, seed_sets
 from bookbuild.results import (
     BOOK,
+    ROOT,
     Result,
     chapter_of,
     chapters,
@@ -47,6 +51,7 @@ from bookbuild.results import (
     parts,
     title_of,
 )
+from bookbuild.symbols import offer_symbols
 
 
 @cache
@@ -336,6 +341,23 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
             shutil.copyfile(mathjax_folder() / name, target)
 
 
+def put_claims_into_search(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Give the search what it ranks first besides headings: the claims, as (page, id, sentence)."""
+    if pagename == "search":
+        says = {name: claim.says for name, claim in read_claims().items()}
+        found = [
+            (page.relative_to(ROOT).with_suffix("").as_posix(), name, says[name])
+            for page, result in results().items()
+            for name in result.claims
+        ]
+        embedded = json.dumps(found, ensure_ascii=False).replace("</", "<\\/")
+        # Deferred: after Sphinx's own script, and before that one starts to search.
+        app.add_js_file(None, body=f"const BOOK_CLAIMS = {embedded};")
+        app.add_js_file("search.js", loading_method="defer")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything."""
     # With another state of these tools, every page is read again.
@@ -351,5 +373,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", add_facts)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=600)  # after napoleon
+    app.connect("html-page-context", put_claims_into_search)
+    app.connect("html-page-context", offer_symbols)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -86,7 +86,7 @@ def shown(page):
     return "\n".join(page.locator(".jp-RenderedMarkdown").all_inner_texts())
 
 
-@pytest.mark.parametrize(("name", "number", "exercises"), [("backward", 7, 2), ("batch_norm", 6, 4)])
+@pytest.mark.parametrize(("name", "number", "exercises"), [("backward", 7, 2), ("batch_norm", 6, 3)])
 def test_a_reader_sees_text_numbers_and_titles_and_no_directive_and_no_solution(
     open_notebook, name, number, exercises
 ):

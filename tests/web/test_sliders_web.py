@@ -5,12 +5,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 
 from bnbook import norms, sgd, whitening
 from bookbuild import slider_data
 
 PAGES = {
+    "backward": "book/backward.html",
     "sgd": "book/deeper/sgd.html",
     "whitening": "book/whitening.html",
     "batch_norm": "book/batch_norm.html",
@@ -113,6 +115,43 @@ def test_gamma_shows_what_the_package_computes(slider):
         near = np.abs(sigmoid(y) - 0.5 - y / 4) < 0.1 * np.abs(y / 4)
         same(figure.number("linear"), near.mean())
         same(figure.number("saturated"), (np.minimum(sigmoid(y), 1 - sigmoid(y)) < 0.05).mean())
+
+
+def test_backward_shows_what_autograd_finds_at_each_node(slider):
+    figure = slider("backward")
+    gamma = torch.tensor(float(figure.data["gamma"]), requires_grad=True)
+    beta = torch.tensor(0.0, requires_grad=True)
+    for index, loss in enumerate(figure.data["losses"]):
+        x = torch.tensor(figure.data["x"], dtype=torch.float, requires_grad=True)
+        straight = [
+            x.detach().clone().requires_grad_() for _ in range(2)
+        ]  # x on its ways to x_hat and to var
+        mu = x.mean()
+        var = (straight[1] - mu).square().mean()
+        x_hat = (straight[0] - mu) / (var + figure.data["eps"]).sqrt()
+        J = (torch.tensor(loss["dy"]) * (gamma * x_hat + beta)).sum()
+        names = ["dx_hat", "dvar", "dmu", "dgamma", "dbeta", "straight", "by_var", "by_mu"]
+        found = dict(
+            zip(names, torch.autograd.grad(J, [x_hat, var, mu, gamma, beta, *straight, x]), strict=True)
+        )
+        found["dx"] = found["straight"] + found["by_var"] + found["by_mu"]
+        figure.set(loss=index, step=6)
+        for name, value in found.items():
+            entries = [f"{name}-{i + 1}" for i in range(4)] if value.ndim else [name]
+            shown = [figure.number(entry) for entry in entries]
+            assert shown == pytest.approx(np.atleast_1d(value.tolist()), rel=5.1e-3, abs=1e-6)
+
+
+def test_backward_shows_a_derivative_from_its_step_on(slider):
+    figure = slider("backward")
+    steps = {"dx_hat-1": 1, "dvar": 2, "dmu": 3, "by_mu-2": 4, "dx-4": 4, "dgamma": 5, "dbeta": 6}
+    for step in range(7):
+        figure.set(step=step)
+        assert [name for name in steps if figure.text(name) != "·"] == [
+            n for n, k in steps.items() if k <= step
+        ]
+        leaving = figure.figure.locator("path.leaves").count()
+        assert leaving == [1, 1, 1, 2, 3, 1, 1][step]
 
 
 def test_sgd_takes_the_steps_of_the_package(slider):

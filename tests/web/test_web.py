@@ -2,9 +2,11 @@
 
 import re
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import HTML, SETTLED_MS
@@ -175,6 +177,58 @@ def test_the_search_finds_a_word_of_the_text_without_a_network(open_page):
     page.goto((HTML / "search.html").as_uri() + "?q=whiten")
     page.locator('#search-results a[href*="batch_norm.html"]').first.wait_for(timeout=SETTLED_MS)
     assert page.faults == []
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("eps outside the root", "batch_norm.html#claim-bn-eps-place"),
+        ("gradient penalty", "field_guide.html#"),
+        ("SyncBatchNorm", "api.html#bnbook.distributed.SyncBatchNorm"),
+    ],
+)
+def test_the_search_ranks_headings_and_claims_before_passing_mentions(open_page, query, first):
+    page = open_page("search.html")
+    page.goto((HTML / "search.html").as_uri() + f"?q={query.replace(' ', '+')}")
+    results = page.locator("#search-results ul.search > li > a")
+    results.first.wait_for(timeout=SETTLED_MS)
+    assert first in results.first.get_attribute("href")
+    assert page.faults == []
+
+
+def test_over_a_symbol_stands_what_it_means_until_it_is_left_or_dismissed(open_page):
+    page = open_page("book/batch_norm.html", maths=True)
+    tip = page.locator(".symbol-tip")
+    gamma = page.locator('mjx-container [data-mml-node="mi"]:has([data-c="1D6FE"])').first
+    variance = page.locator('mjx-container [data-mml-node="msubsup"]:has([data-c="1D70E"])').first
+    for symbol, meaning in ((gamma, "learned scale"), (variance, "biased variance")):
+        symbol.hover(force=True)
+        assert meaning in tip.inner_text()
+        page.keyboard.press("Escape")
+        assert tip.is_hidden()
+    gamma.hover(force=True)
+    page.mouse.move(2, 2)
+    assert tip.is_hidden()
+    gamma.click(force=True)  # as a finger does
+    assert tip.is_visible()
+    assert page.faults == []
+
+
+@pytest.mark.parametrize(("theme", "dark"), [("light", False), ("dark", True)])
+def test_figures_are_as_dark_as_their_page_and_photographs_as_they_are(open_page, theme, dark):
+    page = open_page("book/covariate_shift.html", theme=theme)
+
+    def lightness(selector):
+        image = page.locator(selector).first
+        image.scroll_into_view_if_needed()
+        page.wait_for_function("image => image.complete", arg=image.element_handle())
+        with Image.open(BytesIO(image.screenshot())) as picture:
+            return np.median(np.asarray(picture.convert("L"))) / 255
+
+    assert (lightness("#fig-shift-cost img") < 0.2) == dark
+    assert (lightness("#fig-shift-cost img") > 0.9) != dark
+    photo = page.locator("#fig-shift-examples img").first
+    assert photo.evaluate("image => getComputedStyle(image).filter").startswith("invert") is False
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -153,9 +153,9 @@ def find(name: str) -> Exercise:
 
     Examples
     --------
-    >>> find("batch_norm.4")
+    >>> find("batch_norm.3")
     Traceback (most recent call last):
-    ValueError: exercise: got 'batch_norm.4'. Did you mean 'batch_norm.bound'?
+    ValueError: exercise: got 'batch_norm.3'. Did you mean 'batch_norm.bound'?
     """
     exercise = _find_or_none(name)
     if exercise is None:

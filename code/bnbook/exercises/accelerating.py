@@ -89,5 +89,4 @@ variance taken for the standard deviation: s is a standard deviation: square it.
     (s / effect) ** 2 => s / effect**2
 """,
     ),
-    "two_classes": None,
 }

@@ -16,16 +16,6 @@ def _images() -> list[Inputs]:
     return cases
 
 
-def _outputs() -> list[Inputs]:
-    cases = []
-    for k, (m, channels) in enumerate([(3, 1), (4, 2), (6, 3)]):
-        dy, x = numbers(50 + k, 2, m, channels)
-        gamma, beta = numbers(60 + k, 2, channels)
-        y, cache = norms.batch_norm(x, gamma, beta)
-        cases.append({"dy": dy, "y": y, "gamma": gamma, "beta": beta, "inv_std": cache.inv_std})
-    return cases
-
-
 def _rows() -> list[Inputs]:
     cases = []
     for k, (shape, eps) in enumerate([((2, 3), 0.1), ((3, 3), 1e-5), ((4, 6), 0.5)]):
@@ -181,43 +171,6 @@ dgamma and dbeta not summed over the positions: A channel has one gamma and one 
     .sum((0, 2, 3)) => .sum(0)
 dgamma and dbeta summed over the channels, too: Each channel has its own gamma and beta.
     .sum((0, 2, 3)) => .sum()
-""",
-    ),
-    "backward_from_output": Exercise(
-        title="Nothing kept",
-        asks="backward_from_output(dy, y, gamma, beta, inv_std)",
-        inputs=_outputs,
-        returns=("dx",),
-        invariants={"dx should sum to zero in each unit": lambda at: at["dx"].sum(0)},
-        hints=(
-            "The output holds x_hat: solve y = gamma x_hat + beta for it.",
-            "With x_hat known, the formula of the chapter does the rest; the gradient of x_hat is dy gamma.",
-        ),
-        solution="""
-def backward_from_output(dy, y, gamma, beta, inv_std):
-    x_hat = (y - beta) / gamma
-    dx_hat = dy * gamma
-    return inv_std * (dx_hat - dx_hat.mean(0) - x_hat * (dx_hat * x_hat).mean(0))
-""",
-        slips="""
-y for x_hat: Solve y = gamma * x_hat + beta for x_hat.
-    (y - beta) / gamma => y
-beta not subtracted: y = gamma * x_hat + beta, so take beta off first.
-    (y - beta) => y
-not divided by gamma: What is left after beta is gamma * x_hat.
-    (y - beta) / gamma => y - beta
-gamma forgotten: The gradient of x_hat is dy * gamma.
-    dy * gamma => dy
-divided by gamma twice: x_hat is divided by gamma, but the gradient of x_hat is dy *multiplied* by gamma.
-    dy * gamma => dy / gamma
-statistics taken as constants: Mean and variance depend on every input: two more paths lead to x.
-    - dx_hat.mean(0) - x_hat * (dx_hat * x_hat).mean(0) =>
-lost 1/m: Both corrections are means over the batch, not sums.
-    .mean(0) => .sum(0)
-multiplied by the standard deviation: inv_std is one over the standard deviation already: multiply by it.
-    inv_std * (dx => 1 / inv_std * (dx
-1 / std forgotten: x_hat = (x - mean) * inv_std, so the factor inv_std stands in dx.
-    inv_std * (dx => (dx
 """,
     ),
     "when_the_luck_runs_out": None,

@@ -123,7 +123,6 @@ gamma and beta along the last axis: An array of shape (C,) broadcasts along the 
     .reshape(1, -1, 1, 1) =>
 """,
     ),
-    "batch_of_two": None,
     "bound": Exercise(
         title="The loudest possible example",
         asks="bound(m)",

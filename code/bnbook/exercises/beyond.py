@@ -98,25 +98,4 @@ ReLU's gain: phi is the argument: use it, and not ReLU.
     = lambda phi: np.sqrt(2 / (1 - 1 / np.pi))
 """,
     ),
-    "fixup_factor": Exercise(
-        title="Three layers in a branch",
-        asks="Fixup's factor s for m = 3 and L = 81",
-        returns=("s",),
-        rtol=0.005,
-        hints=("The exponent of L is -1 / (2m - 2).",),
-        solution="""
-m, L = 3, 81
-s = L ** (-1 / (2 * m - 2))
-""",
-        slips="""
-rule for two layers: With m = 3 the exponent is not -1/2.
-    m, L = 3 => m, L = 2
-exponent -1/m: 2m - 2 factors carry s, not m.
-    (2 * m - 2) => m
-exponent -1/(2m): The last layer starts at zero and carries no s.
-    (2 * m - 2) => (2 * m)
-inverted: The factor makes weights smaller.
-    -1 / => 1 /
-""",
-    ),
 }

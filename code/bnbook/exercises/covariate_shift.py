@@ -95,6 +95,5 @@ variance instead of standard deviation: The mean is proportional to 0.3, not to 
 """,
     ),
     "upside_down": None,
-    "half_a_weight": None,
     "augment_instead": None,
 }

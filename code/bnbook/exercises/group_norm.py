@@ -120,6 +120,5 @@ another eps: Leave the default eps of 1e-5, which F.group_norm has, too.
     training=True => training=True, eps=1e-3
 """,
     ),
-    "leak_at_the_border": None,
     "dead_biases": None,
 }

@@ -62,5 +62,4 @@ two hidden layers: Three hidden layers have two weight matrices of 100 x 100 bet
 """,
     ),
     "another_level": None,
-    "shallow_network": None,
 }

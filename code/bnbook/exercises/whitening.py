@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from bnbook import whitening
 from bnbook.exercises._exercise import Exercise, Inputs, numbers
-
-
-def _data() -> list[Inputs]:
-    cases = []
-    for k, (m, d) in enumerate([(3, 2), (5, 3), (8, 3)]):
-        mix = np.eye(d) + np.tri(d) / 2
-        cases.append({"x": numbers(150 + k, m, d) @ mix + 2})
-    return cases
 
 
 def _units() -> list[Inputs]:
@@ -97,44 +86,5 @@ last value alone: Return w after each step, an array of `steps` values.
 """,
     ),
     "one_width_for_all": None,
-    "fit_cholesky": Exercise(
-        title="A third whitening",
-        asks="fit_cholesky(x)",
-        inputs=_data,
-        uses={"whitening": whitening},
-        observe=lambda fit, inputs: (fit.shift, fit.matrix),
-        returns=("shift", "matrix"),
-        rtol=1e-6,
-        hints=(
-            "`whitening.covariance(x)` and `np.linalg.cholesky` give L.",
-            "An `AffineMap` has a shift, the mean of the data, and a matrix, the inverse of L.",
-        ),
-        solution="""
-def fit_cholesky(x):
-    L = np.linalg.cholesky(whitening.covariance(x))
-    return whitening.AffineMap(x.mean(0), np.linalg.inv(L))
-""",
-        slips="""
-not inverted: L has the covariance in it; its inverse takes it out.
-    np.linalg.inv(L) => L
-transposed: The map is z = A (x - mean) for column vectors, with A the inverse of L, not of its transpose.
-    np.linalg.inv(L) => np.linalg.inv(L).T
-factor of the inverse covariance: This whitens as well, but it is another map: output i is what is new after
-    the *later* inputs.
-    np.linalg.inv(L) => np.linalg.cholesky(np.linalg.inv(whitening.covariance(x))).T
-ZCA: This is the symmetric root. The exercise asks for the triangular one, of Cholesky.
-    = whitening.fit_zca_whitening
-PCA: This has the axes in its rows. The exercise asks for the triangular matrix of Cholesky.
-    = whitening.fit_pca_whitening
-inverse covariance: Whitening needs a root of the inverse covariance, not the inverse covariance itself.
-    np.linalg.inv(L) => np.linalg.inv(whitening.covariance(x))
-mean not subtracted: The shift of the map is the mean of the data.
-    x.mean(0), => 0 * x.mean(0),
-unbiased covariance: The covariance of this chapter divides by M, not by M - 1.
-    covariance(x) => covariance(x, 1)
-not centred before the covariance: The covariance is about the mean: subtract it before you multiply.
-    whitening.covariance(x) => x.T @ x / len(x)
-""",
-    ),
     "without_eigenvectors": None,
 }

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnbook import layers, models, training
@@ -14,8 +13,8 @@ from bnbook.experiments import by_name
 from bnbook.experiments.saturation import images_of
 
 __all__ = [
-    *("BATCH", "MISTAKES", "SCALES", "Minus", "Mistaken", "TwoWays", "centred", "half_repaired"),
-    *("losses", "network", "run", "scaled", "without_mean"),
+    *("BATCH", "MISTAKES", "SCALES", "Minus", "Mistaken", "centred"),
+    *("losses", "network", "run", "scaled"),
 ]
 
 BATCH = 64
@@ -148,55 +147,6 @@ def centred(
         after_norm = bool(parts) and isinstance(parts[-1], Mistaken)
         parts += [part, Minus(c)] if after_norm else [part]
     return nn.Sequential(*parts)
-
-
-def without_mean(x: Tensor, k: Tensor | float) -> Tensor:
-    """Keep the value of `x`, and take `k` times its mean over the batch out of its gradient.
-
-    >>> x = torch.zeros(2, requires_grad=True)
-    >>> (without_mean(x, 1.0) * torch.tensor([1.0, 3.0])).sum().backward()
-    >>> x.grad
-    tensor([-1.,  1.])
-    """
-    mean = x.mean(0)
-    return x - k * (mean - mean.detach())
-
-
-class TwoWays(nn.Linear):
-    """Linear layer below a norm that takes its mean for a constant.
-
-    Parameters
-    ----------
-    linear : nn.Linear
-        Whose weights it shares.
-    k_w, k_s : float
-        1 repairs the gradient of the weights, or the signal to the layers below; 0 leaves it wrong.
-    """
-
-    k_w: Tensor
-    k_s: Tensor
-
-    def __init__(self, linear: nn.Linear, k_w: float, k_s: float) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False)
-        self.weight = linear.weight
-        self.register_buffer("k_w", torch.tensor(float(k_w)))
-        self.register_buffer("k_s", torch.tensor(float(k_s)))
-
-    def forward(self, u: Tensor) -> Tensor:
-        to_weights = without_mean(F.linear(u.detach(), self.weight), self.k_w)
-        to_signal = without_mean(F.linear(u, self.weight.detach()), self.k_s)
-        return to_weights + to_signal - to_signal.detach()
-
-
-def half_repaired(
-    in_shape: Sequence[int], classes: int, repaired: Sequence[float], **settings: Any
-) -> nn.Sequential:
-    """:func:`network` with constant means, and :class:`TwoWays` with these factors below each norm."""
-    model = network(in_shape, classes, MISTAKES["μ constant"], **settings)
-    for i, part in enumerate(list(model)[:-1]):
-        if isinstance(part, nn.Linear):
-            model[i] = TwoWays(part, *repaired)
-    return model
 
 
 def losses(

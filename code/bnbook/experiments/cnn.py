@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from bnbook import data, layers, models, training
 from bnbook.experiments import by_name
@@ -20,10 +20,7 @@ __all__ = [
     "RATES",
     "SCALES",
     "WIDTHS",
-    "Residual",
     "images_of",
-    "pooled",
-    "residual_network",
     "shift",
     "trained",
     "two_layers",
@@ -187,57 +184,6 @@ def shift(
     values = {"accuracy": found["test_accuracy"], "changed": found["changed"][..., 0]}
     values["changed"] = np.where(np.isfinite(values["accuracy"]), values["changed"], np.nan)
     return _rows(values, rate, steps, seed)
-
-
-# --------------------------------------------------------------------------- the place of the norm
-
-
-def pooled(in_shape: Sequence[int], classes: int, *, order: str, width: int = 16) -> nn.Sequential:
-    """Three convolutions with batch norm, ReLU and 2 x 2 max pooling; the ``"norm first"``, or the pooling.
-
-    >>> [type(part).__name__ for part in pooled((1, 14, 14), 10, order="pooling first")[:4]]
-    ['Conv2d', 'MaxPool2d', 'BatchNorm', 'ReLU']
-    """
-    parts: list[nn.Module] = []
-    for C_in in (in_shape[0], width, width):
-        conv = nn.Conv2d(C_in, width, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(conv.weight)
-        between: list[nn.Module] = [layers.BatchNorm(width), nn.MaxPool2d(2)]
-        parts += [conv, *(between if order == "norm first" else between[::-1]), nn.ReLU()]
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
-
-
-class Residual(nn.Module):
-    """x + BN(conv(ReLU(BN(conv(x))))), and ReLU of the sum; γ of the last norm starts at `last`."""
-
-    def __init__(self, channels: int, last: float) -> None:
-        super().__init__()
-        convs = [nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2)]
-        for conv in convs:
-            nn.init.kaiming_normal_(conv.weight)
-        norms = [layers.BatchNorm(channels) for _ in range(2)]
-        nn.init.constant_(cast(Tensor, norms[1].weight), last)
-        self.branch = nn.Sequential(convs[0], norms[0], nn.ReLU(), convs[1], norms[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the branch to x."""
-        return F.relu(x + self.branch(x))
-
-
-def residual_network(
-    in_shape: Sequence[int], classes: int, *, blocks: int, last: float, width: int = 8
-) -> nn.Sequential:
-    """A convolution with stride 2, `blocks` of :class:`Residual`, a mean over positions, a linear layer.
-
-    >>> net = residual_network((1, 14, 14), 10, blocks=2, last=0.0)
-    >>> x = torch.rand(4, 8, 7, 7)
-    >>> torch.equal(net[3](x), x)  # a fresh block does nothing
-    True
-    """
-    conv = nn.Conv2d(in_shape[0], width, 3, stride=2, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight)
-    parts = [conv, layers.BatchNorm(width), nn.ReLU(), *(Residual(width, last) for _ in range(blocks))]
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
 
 run = by_name(vgg, shift)

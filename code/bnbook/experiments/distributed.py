@@ -1,7 +1,7 @@
 """Batch norm on several devices: with real processes of this machine, and with ghosts in a single one.
 
 :func:`launch` starts ``python -m bnbook.experiments.distributed`` several times, with torchrun; each process
-runs the same jobs, such as :func:`normalize`, :func:`train` and :func:`uneven`.
+runs the same jobs, such as :func:`normalize` and :func:`train`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 from bnbook import data, doctor, layers
-from bnbook._checks import check_choice
 from bnbook.distributed import Group, SyncBatchNorm, convert
 from bnbook.experiments import by_name
 from bnbook.experiments.saturation import images_of
@@ -38,7 +36,7 @@ from bnbook.sgd import mini_batches
 
 __all__ = [
     *("EACH", "LOOPBACK", "SCALES", "OfDevices", "accuracy", "device_batches", "in_one_process", "launch"),
-    *("main", "normalize", "recomputed", "run", "skew", "train", "uneven"),
+    *("main", "normalize", "recomputed", "run", "skew", "train"),
 ]
 
 # The network interface that does not leave the machine, by its name on macOS and on Linux.
@@ -133,35 +131,6 @@ def train(
         optimizer.step()
         losses.append(loss.item())
     return {"loss": np.array(losses), **{key: value.numpy() for key, value in model.state_dict().items()}}
-
-
-def uneven(batches: Sequence[int], *, sync: bool, join: str, patience: float = 3) -> str:
-    """End an epoch in which process k has so many batches: how far this process came, and what stopped it.
-
-    Parameters
-    ----------
-    join : {'none', 'shadow', 'throw'}
-        Without ``Join``, with it, and with ``throw_on_early_termination``.
-    patience : float
-        Seconds to wait for a message.
-    """
-    check_choice(("none", "shadow", "throw"), join=join)
-    group = dist.new_group(timeout=timedelta(seconds=patience))
-    model: nn.Module = mlp((4,), 2, depth=1, width=8, norm="batch")
-    if sync:
-        convert(model, group)
-    network = DistributedDataParallel(model, process_group=group)
-    done, ended = 0, "finished"
-    try:
-        with Join([network], join != "none", join == "throw"):
-            for _ in range(batches[dist.get_rank()]):
-                network(torch.randn(8, 4)).square().mean().backward()
-                done += 1
-    except RuntimeError as error:
-        # A wait in vain ends with a timeout, or because the other's timeout has closed the connection.
-        ended = "stopped by Join" if "exhausted" in str(error) else "waited in vain"
-    dist.barrier()  # of the default group, which still works
-    return f"{done} batches, {ended}"
 
 
 @contextlib.contextmanager

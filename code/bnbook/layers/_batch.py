@@ -85,7 +85,8 @@ class BatchNorm(_BatchNorm):
         running = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
         new = mean.to(running[0].dtype), unbiased_var.to(running[1].dtype)
         check_statistics(*new)
-        take = take_in if torch.compiler.is_compiling() else _TakeIn.apply
+        transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        take = _TakeIn.apply if transformed else take_in
         batches = cast(Tensor, self.num_batches_tracked)
         take(batches, *running, *new, self.momentum)
 
