@@ -26,6 +26,7 @@ __all__ = [
     "Moved",
     "Pinned",
     "losses",
+    "movements",
     "network",
     "run",
     "train",
@@ -49,6 +50,7 @@ _LOSSES: dict[str, Any] = {
     "steps": (50, 100, 200, 400),
     "seed": (100, 101, 102),  # the chapter's verdicts use others
 }
+_LAGS: dict[str, Any] = {"map": "movements", "lag": LAGS, "seed": (100, 101, 102, 103, 104)}
 SCALES: dict[str, list[dict[str, Any]]] = {
     "medium": [
         {
@@ -59,6 +61,10 @@ SCALES: dict[str, list[dict[str, Any]]] = {
             "steps": (50, 100),
             "seed": (100, 101),
         },
+        _LAGS | {"norm": "none", "rate": 0.1, "kind": "both", "dose": [0.0, 0.25]},
+        _LAGS | {"norm": "batch", "rate": 0.3, "kind": "both", "dose": [0.0, 0.125, 0.25, 0.5]},
+        _LAGS | {"norm": "batch", "rate": 0.3, "kind": ["jumps", "swings"], "dose": [0.25, 0.5]},
+        _LAGS | {"norm": "batch", "rate": 0.3, "kind": "swings", "dose": 1.0},
         _LOSSES | {"depth": [3, 6, 10], "norm": ["none", "batch"], "dose": [0.0, 0.25]},
         _LOSSES | {"depth": 6, "norm": "batch", "dose": 0.5},
         _LOSSES | {"depth": 6, "norm": "pinned"},
@@ -229,6 +235,23 @@ def losses(
     ]
 
 
+def movements(
+    norm: str,
+    kind: str,
+    dose: float,
+    rate: float,
+    lag: Sequence[int],
+    seed: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Movement of a :func:`network` on the digits by lag, median over its layers, and its training loss."""
+    rows = []
+    for s in seed:
+        found = train(data.digits(), rate, s, norm=norm, kind=kind, dose=dose)
+        moved = dict(zip(LAGS, np.median(found.movement, axis=1), strict=True))
+        rows += [{"lag": k, "seed": s, "movement": float(moved[k]), "loss": _last(found.loss)} for k in lag]
+    return rows
+
+
 def vgg(init: str, norm: str, rate: float, steps: int, seed: int) -> NDArray[np.float64]:
     """Training loss at each step of the small VGG of :mod:`bnbook.experiments.ics`; NaN after a divergence.
 
@@ -265,4 +288,4 @@ def _last(loss: NDArray[np.float64]) -> float:
     return float(loss[-LAST:].mean()) if np.isfinite(loss).all() else float("nan")
 
 
-run = by_name(losses, vgg_losses)
+run = by_name(losses, movements, vgg_losses)
