@@ -1,6 +1,6 @@
 """What is measured inside a network: per-example gradients against a loop of plain autograd, and statistics
 of activations against known values. (test_probes_training.py has gradients, test_probes_curvature.py
-Hessians, test_probes_state.py that the model is left alone.)
+Jacobians and Hessians, test_probes_state.py that the model is left alone.)
 """
 
 import math
@@ -147,6 +147,7 @@ def test_a_model_whose_examples_depend_on_each_other_is_refused_whatever_the_lay
     model = build(lambda: nn.Sequential(nn.Linear(6, 5), layer(), nn.Linear(5, 3)))
     with pytest.raises(ValueError, match=r"^model: .* changes when others do, .*evaluation mode"):
         probes.per_example_gradients(model, F.cross_entropy, *examples())
+    assert len(probes.jacobian_singular_values(model, examples()[0])) == 1  # the whole batch is one map
 
 
 class Mean(nn.Module):
@@ -156,8 +157,11 @@ class Mean(nn.Module):
         return x.mean()
 
 
-def test_a_model_with_one_output_for_the_whole_batch_is_refused():
+def test_a_model_with_one_output_for_the_whole_batch_is_one_map():
     x, y = examples()
+    torch.testing.assert_close(
+        probes.jacobian_singular_values(Mean(), x), torch.full((1, 1), 42**-0.5, dtype=f64)
+    )
     with pytest.raises(ValueError, match="model: its output has no row for each example"):
         probes.per_example_gradients(build(lambda: nn.Sequential(nn.Linear(6, 5), Mean())), F.mse_loss, x, y)
 
@@ -168,6 +172,7 @@ def test_a_model_whose_examples_are_independent_is_not_refused(size):
     model[2].eval()
     x, y = examples((size, 6))
     assert len(probes.per_example_gradients(model, F.cross_entropy, x, y)) == size
+    assert len(probes.jacobian_singular_values(model, x)) == size
 
 
 def training_norm(norm):

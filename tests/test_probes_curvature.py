@@ -1,4 +1,6 @@
-"""Hessians of a network: against linear algebra, full matrices and finite differences."""
+"""Jacobians and Hessians of a network: against linear algebra, full matrices and finite differences."""
+
+import copy
 
 import pytest
 import torch
@@ -21,7 +23,53 @@ from test_probes_training import (
 )
 from torch import nn
 
-from bnbook import probes
+from bnbook import layers, probes
+
+# --------------------------------------------------------------------------- Jacobian
+
+
+def test_each_example_of_a_linear_layer_has_the_singular_values_of_its_weight():
+    model = build(linear)
+    found = probes.jacobian_singular_values(model, X)
+    close(found, torch.linalg.svdvals(model[0].weight.detach()).expand(7, 2))
+
+
+def test_a_deep_orthogonal_network_stretches_no_direction():
+    model = build(lambda: nn.Sequential(*[nn.Linear(5, 5) for _ in range(20)]))
+    for layer in model:
+        nn.init.orthogonal_(layer.weight, generator=torch.Generator().manual_seed(4))
+    close(probes.jacobian_singular_values(model, normal(3, 5)), torch.ones(3, 5))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_in_evaluation_there_is_one_map_for_each_example(name):
+    model = build(MODELS[name]).eval()
+    found = probes.jacobian_singular_values(model, X)
+    expected = [
+        torch.linalg.svdvals(torch.autograd.functional.jacobian(lambda a: model(a[None])[0], x)) for x in X
+    ]
+    close(found, torch.stack(expected))
+
+
+def test_with_statistics_of_the_batch_the_whole_batch_is_one_map():
+    model = build(bn_mlp)
+    found = probes.jacobian_singular_values(model, X)
+    full = torch.autograd.functional.jacobian(copy.deepcopy(model), X).reshape(14, 21)
+    close(found, torch.linalg.svdvals(full)[None])
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: layers.BatchNorm(1, eps=0, affine=False),
+        lambda: layers.BatchNorm(1, 0, track_running_stats=False).eval(),
+    ],
+)
+def test_batch_norm_takes_out_two_directions_and_divides_the_others_by_the_deviation(norm):
+    x = normal(6, 1)
+    found = probes.jacobian_singular_values(norm().to(f64), x)
+    close(found, [[1 / x.std(correction=0)] * 4 + [0, 0]])
+
 
 # --------------------------------------------------------------------------- Hessian
 

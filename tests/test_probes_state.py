@@ -68,6 +68,7 @@ PROBES = {
     "gradient_norms": probes.gradient_norms,
     "internal_covariate_shift": lambda *args: probes.internal_covariate_shift(*args, lr=0.1),
     "landscape": lambda *args: probes.landscape(*args, steps=[0.1, 1]),
+    "jacobian_singular_values": lambda model, loss, x, y: probes.jacobian_singular_values(model, x),
     "hessian_vector_product": lambda model, *batch: probes.hessian_vector_product(
         model, *batch, torch.ones(number_of_parameters(model), dtype=f64)
     ),
@@ -169,7 +170,9 @@ def test_a_model_that_raises_leaves_everything_as_it_was(probe, name, training):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("probe", [p for p in PROBES if p != "layer_inputs"])
+@pytest.mark.parametrize(
+    "probe", [p for p in PROBES if p not in ("layer_inputs", "jacobian_singular_values")]
+)
 def test_a_loss_that_raises_leaves_everything_as_it_was(probe, name):
     model, x, y = prepare(name, training=False)
     before = everything(model, x, y)
@@ -214,7 +217,11 @@ def product(size):
     return lambda *args: probes.hessian_vector_product(*args, torch.ones(size))
 
 
-OF_THE_BATCH = [p for p in PROBES if p != "layer_inputs"]
+def whole_numbers(model, loss, x, y):
+    return probes.jacobian_singular_values(model, y[:, None])
+
+
+OF_THE_BATCH = [p for p in PROBES if p not in ("layer_inputs", "jacobian_singular_values")]
 BAD = {
     **{f"{p}: no example": (call(PROBES[p], num_x=0, num_y=0), "x, y: got 0 and 0") for p in OF_THE_BATCH},
     **{
@@ -237,6 +244,8 @@ BAD = {
         if p != "per_example_gradients"
     },
     "product: nothing to learn": (call(product(3), frozen()), "model: got no parameter that requires"),
+    "no example of a map": (call(PROBES["jacobian_singular_values"], num_x=0), "x, y: got 0 and 0 examples"),
+    "a map of whole numbers": (call(whole_numbers), "x: got dtype torch.int64"),
     "no layer": (
         call(probes.gradient_norms, nn.BatchNorm1d(6).to(f64)),
         "model: no nn.Linear or convolution",

@@ -107,11 +107,12 @@ def test_a_balanced_network_computes_the_same_and_turns_all_its_layers_alike():
 def test_hes_layers_keep_the_gradient_and_normalized_ones_stretch_it():
     factor = {
         kind: (v[1] / v[-1]) ** (1 / 7)
-        for kind in ("he", "relu")
+        for kind in ("he", "relu", "linear")
         for v in [scale.gradient_lengths(kind, seed=0, depth=8, m=64)]
     }
     assert factor["he"] == pytest.approx(1, abs=0.06)
     assert factor["relu"] == pytest.approx(np.sqrt(np.pi / (np.pi - 1)), abs=0.06)
+    assert factor["linear"] == pytest.approx(1, abs=0.06)
 
 
 def test_what_is_not_known_is_refused():

@@ -369,7 +369,35 @@ def landscape(
     return Landscape(torch.stack(losses), distance, beta, at_theta.double(), _norm(g))
 
 
-# --------------------------------------------------------------------------- Hessian
+# --------------------------------------------------------------------------- Jacobian and Hessian
+
+
+def jacobian_singular_values(model: nn.Module, x: Tensor) -> Tensor:
+    """Singular values of the derivative of the output with respect to the input, the largest first.
+
+    They say by how much the network stretches a small change of its input, in each direction. As a rule
+    each example is a map of its own: (examples, min(inputs, outputs)). Where examples depend on each other,
+    as under batch norm in training, the whole batch is one map, a single row with the inputs and
+    outputs of all examples together; ``model.eval()`` before makes them independent. That costs a backward
+    pass for each output of each example, the rule one for each output.
+
+    >>> jacobian_singular_values(nn.Flatten(), torch.zeros(2, 3))
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
+    """
+    _check_batch(x, x)
+    if not x.is_floating_point():
+        raise ValueError(f"x: got dtype {x.dtype}, a derivative needs floating-point numbers")
+    x = x.detach().requires_grad_()
+    maps = 1 if _dependence(model, x) else len(x)
+    with torch.enable_grad():
+        output = _output(model, {}, x).reshape(maps, -1)
+    # Maps of their own do not see each other, so one backward pass gives output k of all of them.
+    directions = torch.eye(output.shape[1], dtype=output.dtype, device=output.device)
+    rows = [torch.autograd.grad(output, x, d.expand_as(output), retain_graph=True)[0] for d in directions]
+    jacobians = torch.stack([row.reshape(maps, -1) for row in rows], dim=1)
+    singular_values: Tensor = torch.linalg.svdvals(jacobians)
+    return singular_values
 
 
 def hessian_vector_product(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, v: Tensor) -> Tensor:

@@ -291,24 +291,26 @@ def gradient_lengths(kind: str, *, seed: int, depth: int, m: int, width: int = 2
 
     Parameters
     ----------
-    kind : {'he', 'relu', 'residual'}
-        He's ReLU network without a norm; batch-normalized ReLU layers, alone or as residual branches.
+    kind : {'he', 'relu', 'residual', 'linear', 'orthogonal'}
+        He's ReLU network without a norm; batch-normalized ReLU layers, alone or as residual branches; and
+        batch-normalized layers without an activation, with Gaussian or orthogonal weights.
 
     Examples
     --------
     >>> gradient_lengths("relu", seed=0, depth=3, m=8, width=16).shape
     (4,)
     """
-    check_choice(("he", "relu", "residual"), kind=kind)
+    check_choice(("he", "relu", "residual", "linear", "orthogonal"), kind=kind)
     g = torch.Generator().manual_seed(seed)
     path = [torch.randn(m, width, generator=g).requires_grad_()]
     for _ in range(depth):
         W = torch.randn(width, width, generator=g)
-        u = path[-1] @ (W / width**0.5)
+        u = path[-1] @ (torch.linalg.qr(W)[0] if kind == "orthogonal" else W / width**0.5)
         if kind == "he":
             path.append(F.relu(2**0.5 * u))
             continue
-        h = F.relu((u - u.mean(0)) / u.std(0, correction=0))
+        x_hat = (u - u.mean(0)) / u.std(0, correction=0)
+        h = x_hat if kind in ("linear", "orthogonal") else F.relu(x_hat)
         path.append(path[-1] + h if kind == "residual" else h)
     R = torch.randn(m, width, generator=g)
     return np.array([d.norm().item() for d in torch.autograd.grad((R * path[-1]).sum(), path)])
