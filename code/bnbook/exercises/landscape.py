@@ -43,37 +43,6 @@ def _builds() -> list[Inputs]:
 
 
 EXERCISES = {
-    "bowl": Exercise(
-        title="A bowl by hand",
-        asks="four numbers",
-        returns=("beta_J", "beta_eff", "the drop at 1 / beta_J", "the drop at 1 / beta_eff"),
-        rtol=0.005,
-        hints=(
-            "The gradient at the start is (10, 10), the Hessian diag(1, 10), and the loss 55.",
-            "beta_eff is the length of H g over that of g. For the drops compute the loss after the step.",
-        ),
-        solution="""
-H, start = np.diag([1.0, 10.0]), np.array([10.0, 1.0])
-g = H @ start
-beta_J, effective = 10, np.linalg.norm(H @ g) / np.linalg.norm(g)
-losses = [there @ H @ there / 2 for there in (start, start - g / beta_J, start - g / effective)]
-drops = losses[0] - np.array(losses[1:])
-[beta_J, effective, *drops]
-""",
-        slips="""
-promise of the lemma: The lemma promises this much at least; compute the loss before and after the step.
-    *drops => 10, 100 / effective
-curvature along the gradient: beta_eff is the *length* of the gradient's change over that of the step, not
-    its part along it.
-    np.linalg.norm(H @ g) / np.linalg.norm(g) => 5.5
-factor 1/2 forgotten: The loss has a factor 1/2.
-    there / 2 => there
-loss instead of its drop: This is the loss after the step; it was 55 before.
-    losses[0] - =>
-smallest curvature: beta_J bounds the curvature in every direction: the largest eigenvalue.
-    beta_J, effective = 10 => beta_J, effective = 1
-""",
-    ),
     "squared_length": Exercise(
         title="With ε",
         asks="squared_length(dy, x_hat, sigma, gamma, eps)",
