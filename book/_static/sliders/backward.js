@@ -67,6 +67,7 @@
     panel.value("dbeta", "(6) dβ");
 
     const box = panel.canvas(420, 252);
+    box.style.setProperty("--here", data.methods.batch.colour);
     const head = svg("marker", {
       id: `${panel.id}-head`, viewBox: "0 0 10 10", refX: 1, refY: 5, markerWidth: 9, markerHeight: 9,
       markerUnits: "userSpaceOnUse", orient: "auto", fill: "context-stroke",
@@ -98,11 +99,9 @@
       const node = STEPS[step][0];
       for (const { from, path } of edges) {
         path.setAttribute("class", from === node ? "edge leaves" : "edge");
-        path.style.stroke = from === node ? data.methods.batch.colour : "";
       }
       for (const [name, circle] of Object.entries(circles)) {
         circle.setAttribute("class", name === node ? "node here" : "node");
-        circle.style.stroke = name === node ? data.methods.batch.colour : "";
       }
     };
   });
