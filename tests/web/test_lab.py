@@ -99,7 +99,7 @@ def test_a_reader_sees_text_numbers_and_titles_and_no_directive_and_no_solution(
     assert page.locator("mjx-mlabeledtr, mjx-labels mjx-mtd").count() >= 5
     for exercise in range(1, exercises + 1):
         assert re.search(rf"^Exercise {number}\.{exercise}\. \w", text, flags=re.MULTILINE)
-    assert f"Fig. {number}.1." in text
+    assert f"Fig. {number}.2." in text
     closed = page.locator("details", has_text="Solution of exercise")
     assert closed.count() >= exercises
     assert all(not element.get_attribute("open") for element in closed.all())
