@@ -1,5 +1,6 @@
 """The chapters' executed pairs, and the tools that write them."""
 
+import base64
 import re
 import shutil
 import subprocess
@@ -347,3 +348,18 @@ def test_the_notebook_tests_see_a_changed_output_and_pass_a_measured_one(tmp_pat
     command += ["--nbval-sanitize-with", "sanitize.cfg", "same.ipynb", "changed.ipynb"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "1 failed, 1 passed" in run.stdout, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in CHAPTERS if "```{slider}" in p.read_text("utf-8")], ids=results.name_of
+)
+def test_a_download_shows_the_picture_of_what_moves_on_the_built_page(page):
+    book = portable.labels()
+    notebook = notebooks.add_pictures(notebooks.read_source(page, book), page, book)
+    shown = [cell for cell in notebook.cells if "attachments" in cell]
+    assert len(shown) == page.read_text("utf-8").count("```{slider}")
+    for cell in shown:
+        (name,) = cell.attachments
+        assert base64.b64decode(cell.attachments[name]["image/png"]).startswith(b"\x89PNG")
+        assert f"](attachment:{name})\n\n*Fig. " in cell.source
+    nbformat.validate(notebook)

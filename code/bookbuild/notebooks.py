@@ -12,6 +12,7 @@ import configparser
 import json
 import re
 import sys
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from nbformat.v4 import new_code_cell
 from bookbuild.addresses import package, repository
 from bookbuild.portable import Labels, labels, portable
 from bookbuild.results import NOTEBOOKS, ROOT, find_result, name_of, pages_named, with_outputs
+from bookbuild.sliders import prepared
 
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
+SLIDER = re.compile(r"^```\{slider\} (\w+)\n:name: ([\w-]+)\n:alt: (.+)$", flags=re.MULTILINE)
 REPAIR = "run `make notebooks` and commit the result"
 
 
@@ -127,10 +130,22 @@ def write_with_figures(page: Path, file: Path) -> None:
     if result is None:
         raise ValueError(f"{page.name}: not executed as it stands; run `make book`, which does it first")
     file.parent.mkdir(parents=True, exist_ok=True)
-    notebook = with_outputs(read_source(page, labels()), result)
+    book = labels()
+    notebook = add_pictures(with_outputs(read_source(page, book), result), page, book)
     if address := repository():
         notebook.cells.insert(0, install_cell(address))
     nbformat.write(notebook, file)
+
+
+def add_pictures(notebook: NotebookNode, page: Path, book: Labels) -> NotebookNode:
+    """Put the picture of each interactive figure, which only the built page can move, before its caption."""
+    for name, label, alt in SLIDER.findall(page.read_text("utf-8")):
+        caption = f"*{book.names[label]}, which moves"
+        cell = next(cell for cell in notebook.cells if caption in cell.source)
+        picture = (prepared(name, ROOT / "_build" / "sliders") / f"{name}.png").read_bytes()
+        cell.setdefault("attachments", {})[f"{name}.png"] = {"image/png": b64encode(picture).decode()}
+        cell.source = cell.source.replace(caption, f"![{alt}](attachment:{name}.png)\n\n{caption}")
+    return notebook
 
 
 def install_cell(address: str) -> NotebookNode:
