@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 from bookbuild.symbols import NOTATION, key, meanings
 
 TABLE = r"""
@@ -27,22 +25,23 @@ def test_a_key_does_not_depend_on_the_order_of_index_and_exponent():
 
 
 def test_all_symbols_of_a_row_share_its_words():
-    found = meanings(TABLE, "book/three")
+    found = meanings(TABLE)[""]
     assert found[key(r"\mu_B")] == found[key(r"\sigma_B^2")] == "μB, σB²: mean and biased variance, over N"
     assert found["κ"] == "κ: condition number λ_max"
 
 
 def test_a_number_is_no_symbol():
-    assert "1" not in meanings(TABLE, "book/one")
+    assert "1" not in meanings(TABLE)[""]
 
 
-@pytest.mark.parametrize("page", ["book/one", "book/two", "book/deeper/two"])
-def test_on_its_pages_a_letter_means_what_the_chapter_says(page):
-    assert meanings(TABLE, page)["κ"] == "κ: kurtosis"
-    assert meanings(TABLE, page)["N"] == "n, N: counts of x"
+def test_each_chapter_of_a_row_has_its_letters():
+    assert meanings(TABLE)["one"] == meanings(TABLE)["two"]
+    assert meanings(TABLE)["one"]["κ"] == "κ: kurtosis"
+    assert meanings(TABLE)["one"]["N"] == "n, N: counts of x"
 
 
 def test_no_mark_of_tex_is_left_in_the_meanings_of_the_book():
-    found = meanings(NOTATION.read_text("utf-8"), "book/beyond")
-    assert len(found) > 30
-    assert [text for text in found.values() if re.search(r"[\\${}*`]", text)] == []
+    found = meanings(NOTATION.read_text("utf-8"))
+    assert len(found[""]) > 30
+    texts = [text for letters in found.values() for text in letters.values()]
+    assert [text for text in texts if re.search(r"[\\${}*`]", text)] == []

@@ -1,8 +1,11 @@
 // Over a symbol of a formula, with the mouse or a tap: what it means, from the page on notation.
-// The page embeds BOOK_SYMBOLS, texts by keys: the characters of a symbol in order of their codes.
+// BOOK_SYMBOLS has texts by keys, the characters of a symbol in order of their codes: of the book under "",
+// and by chapters what a letter means there instead. A deeper page shares its chapter's name.
 "use strict";
 
 (() => {
+  const chapter = location.pathname.split("/").pop().replace(".html", "");
+  const meanings = { ...BOOK_SYMBOLS[""], ...BOOK_SYMBOLS[chapter] };
   const SYMBOLS = '[data-mml-node="mi"], [data-mml-node="msub"], [data-mml-node="msup"], [data-mml-node="msubsup"], [data-mml-node="mover"]';
 
   // MathJax draws 𝛾 with the code of an italic letter; Unicode knows that it is a γ.
@@ -16,7 +19,7 @@
   function meaning(glyph) {
     let found;
     for (let node = glyph.closest?.(SYMBOLS); node; node = node.parentElement?.closest(SYMBOLS)) {
-      found = BOOK_SYMBOLS[key(node)] ?? found;
+      found = meanings[key(node)] ?? found;
     }
     return found;
   }

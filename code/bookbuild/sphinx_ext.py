@@ -51,7 +51,7 @@ from bookbuild.results import (
     parts,
     title_of,
 )
-from bookbuild.symbols import offer_symbols
+from bookbuild.symbols import write_symbols
 
 
 @cache
@@ -374,6 +374,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=600)  # after napoleon
     app.connect("html-page-context", put_claims_into_search)
-    app.connect("html-page-context", offer_symbols)
+    app.connect("builder-inited", write_symbols)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from typing import Any
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
@@ -50,41 +50,40 @@ def rows(table: str) -> list[list[str]]:
     return [[cell.strip(" |") for cell in line.split(" | ")] for line in lines if "---" not in line][1:]
 
 
-def meanings(text: str, page: str) -> dict[str, str]:
-    """What the symbols mean on a page: the book's table, and what a letter means there instead.
+def meanings(text: str) -> dict[str, dict[str, str]]:
+    """What the symbols mean: texts by their keys, of the whole book under ``""``, then of single chapters.
 
     Parameters
     ----------
     text : str
-        Of ``notation.md``.
-    page : str
-        Its name; a deeper page shares its chapter's letters.
-
-    Returns
-    -------
-    dict
-        Texts by the keys of symbols.
+        Of ``notation.md``: the book's table, and the table of what a letter means elsewhere.
     """
     general, _, other = text.partition("\n## Where a letter")
-    found = dict[str, str]()
+    found: dict[str, dict[str, str]] = {"": {}}
     for symbols, meaning, *_ in rows(general):
         written = re.findall(r"\$([^$]+)\$", symbols)
         shown = ", ".join(plain(tex).replace("_", "") for tex in written)
-        words = re.sub(r"\$([^$]+)\$", lambda m: plain(m[1]), meaning).replace("*", "")
-        found |= {key(tex): f"{shown}: {words}" for tex in written if "mathbf" not in tex}
+        words = f"{shown}: {in_words(meaning)}".replace("*", "")
+        found[""] |= {key(tex): words for tex in written if "mathbf" not in tex}
     for chapters, letters in rows(other.partition("\n## ")[0]):
-        if page.rpartition("/")[2] in re.findall(r"\{doc\}`([^`]+)`", chapters):
-            for entry in letters.split("; "):
-                written = re.findall(r"\$([^$]+)\$", entry.partition(":")[0])
-                found |= {key(tex): re.sub(r"\$([^$]+)\$", lambda m: plain(m[1]), entry) for tex in written}
+        for entry in letters.split("; "):
+            written = re.findall(r"\$([^$]+)\$", entry.partition(":")[0])
+            for chapter in re.findall(r"\{doc\}`([^`]+)`", chapters):
+                found.setdefault(chapter, {}).update({key(tex): in_words(entry) for tex in written})
     return found
 
 
-def offer_symbols(
-    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
-) -> None:
-    """Give a page of the book the meanings of its symbols."""
-    if doctree is not None and pagename.startswith("book/"):
-        embedded = json.dumps(meanings(NOTATION.read_text("utf-8"), pagename), ensure_ascii=False)
-        app.add_js_file(None, body=f"const BOOK_SYMBOLS = {embedded};")
+def in_words(markdown: str) -> str:
+    """A cell with its formulas as characters."""
+    return re.sub(r"\$([^$]+)\$", lambda formula: plain(formula[1]), markdown)
+
+
+def write_symbols(app: Sphinx) -> None:
+    """Write all meanings into one file, so that no page keeps old ones, and load it on every page."""
+    if app.builder.format == "html":
+        static = Path(app.outdir) / "_static"
+        static.mkdir(parents=True, exist_ok=True)
+        found = json.dumps(meanings(NOTATION.read_text("utf-8")), ensure_ascii=False)
+        (static / "symbols_data.js").write_text(f"const BOOK_SYMBOLS = {found};\n", "utf-8")
+        app.add_js_file("symbols_data.js")
         app.add_js_file("symbols.js", loading_method="defer")
