@@ -22,7 +22,6 @@ __all__ = [
     "held",
     "held_mlp",
     "new_top",
-    "on_top",
     "run",
     "single_steps",
     "together",
@@ -48,14 +47,6 @@ SCALES: dict[str, list[dict[str, Any]]] = {
             "side": [*SIDES],
             "rate": _RATES,
             "steps": (100, 400, 1600),
-            "seed": _SEEDS,
-        },
-        {
-            "map": "on_top",
-            "network": [*NETWORKS],
-            "side": ["all learn", "1 to 3 held still"],
-            "rate": _RATES,
-            "steps": (10, 30, 100, 300),
             "seed": _SEEDS,
         },
         {
@@ -138,32 +129,6 @@ def held(
     return _errors(runs, rate, steps, seed)
 
 
-def on_top(
-    network: str, side: str, rate: Sequence[float], steps: Sequence[int], seed: Sequence[int]
-) -> list[Row]:
-    """Test error (%) of a new layer 4 and output on layers 1 to 3 that have learned before.
-
-    The three layers come from a network that trained for 400 steps; below the new layers they either go on
-    learning or are held still. NaN after a divergence.
-    """
-    rows = []
-    for s in seed:
-        before = training.sweep(
-            models.mlp,
-            data.digits(),
-            steps=400,
-            seeds=[s],
-            batch_size=60,
-            evaluate_every=400,
-            record=lambda model, _: model.state_dict(),
-            lr=RATE[network],
-            **NETWORKS[network],
-        )
-        below = {name: v[0, -1] for name, v in before.series.items() if name[0].isdigit()}
-        rows += _errors(new_top(network, side, below, rate, steps, s), rate, steps, [s])
-    return rows
-
-
 def new_top(
     network: str,
     side: str,
@@ -240,4 +205,4 @@ def _errors(
     ]
 
 
-run = by_name(held, on_top, together)
+run = by_name(held, together)
