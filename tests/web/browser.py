@@ -28,6 +28,11 @@ MATHS_IS_SET = (
     """() => [...document.querySelectorAll('.math')].every(f => f.querySelector('mjx-container svg'))"""
 )
 
+# What turned out too wide gets its tab stop a frame after a formula is set, and from the theme 0.3 s later.
+TAB_STOPS_ARE_SET = """() => [...document.querySelectorAll(
+    'article :is(mjx-container[display], pre, .pst-scrollable-table-container)')].every((e) =>
+  e.scrollWidth <= e.clientWidth || e.tabIndex === 0 || getComputedStyle(e).overflowX !== 'auto')"""
+
 
 @contextmanager
 def launched():
@@ -76,6 +81,7 @@ def opener(browser):
         if maths:
             page.evaluate(SET_ALL_MATHS)
             page.wait_for_function(MATHS_IS_SET, timeout=SETTLED_MS)
+            page.wait_for_function(TAB_STOPS_ARE_SET, timeout=SETTLED_MS)
         return page
 
     yield open_page
