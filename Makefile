@@ -81,7 +81,9 @@ unit: $(READY)
 	  --numprocesses auto --dist loadscope --cov=bnbook --cov-branch --cov-report=term:skip-covered --cov-fail-under=95
 
 nbval: $(READY)
-	$(BIN)/python -m pytest -c tests/pytest.ini notebooks $(NBVAL) --numprocesses auto --dist loadscope
+	@# Pages whose notebooks pass are not executed again by `make book`.
+	$(BIN)/python -m pytest -c tests/pytest.ini notebooks $(NBVAL) -p bookbuild.from_nbval \
+	  --numprocesses auto --dist loadscope
 
 test-web: book  ## open the built pages in Chromium, with the network blocked
 	$(BIN)/python -m pytest -c tests/pytest.ini tests/web --numprocesses auto

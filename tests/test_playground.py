@@ -139,3 +139,5 @@ def test_growing_gradients():
     grown = np.array([[seen.gradients[0] / seen.gradients[7] for seen in side] for side in (plain, batch)])
     assert (grown[1] > 3).all()
     assert (grown[1] > grown[0]).all()
+    plain, batch = runs_of("depth")
+    assert (batch.final() > plain.final()).all()

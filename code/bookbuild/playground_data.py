@@ -117,8 +117,8 @@ STORIES = (
     Story(
         "rate",
         "A deadly rate",
-        "A learning rate of 1 is too much for A: its units die, or on some seeds its loss is no "
-        "longer a number. With batch norm, B learns at the same rate.",
+        "A learning rate of 1 is too much for A: on some seeds its loss is soon no longer a number, on "
+        "the others its units die. With batch norm, B learns at the same rate.",
         "training",
         Settings(rate=1),
         Settings(rate=1, norm="batch"),
@@ -137,8 +137,8 @@ STORIES = (
     Story(
         "two",
         "A batch of two",
-        "Of two values batch norm makes +1 and −1, whatever they were, and A hardly learns. Group "
-        "norm looks at one image at a time, so B does not mind.",
+        "At step 0 batch norm makes +1 and −1 of any two values, which leaves only their order, and "
+        "A hardly learns. Group norm looks at one image at a time, and B learns.",
         "small_batches",
         TWO,
         TWO._replace(norm="group"),
@@ -158,8 +158,9 @@ STORIES = (
     Story(
         "depth",
         "Growing gradients",
-        "Before the first step, read the gradients from layer 8 down to layer 1: in B, with batch "
-        "norm, they grow to more than three times their length. In A, without it, they grow less.",
+        "At step 0 the gradients grow from layer 8 down to layer 1: in B, with batch norm, to more than "
+        "three times their length, in A less or not at all. Growth alone does no harm: "
+        "press Play, and B learns more than A.",
         "scale_invariance",
         Settings(depth=8),
         Settings(depth=8, norm="batch"),

@@ -185,7 +185,7 @@ SAYS = {
     "weights": lambda a, b: a.accuracy > 90 and b.accuracy > 90,
     "two": lambda a, b: a.loss > 2 and a.accuracy < 40 and b.accuracy > 60,
     "lag": lambda a, b: a.loss == b.loss and 100 - a.accuracy > 2 * (100 - b.accuracy),
-    "depth": lambda a, b: True,  # it speaks of step 0
+    "depth": lambda a, b: b.accuracy > a.accuracy,
 }
 
 
@@ -253,6 +253,29 @@ def test_the_keyboard_turns_each_knob_and_the_network_follows(playground, side, 
     shown = [digit(page.text(f"{side}-gradient-{i + 1}")) for i in range(numbers["depth"])]
     assert shown == pytest.approx(expected.gradients[:-1], rel=0.06)
     assert page.page.locator(f"output[name^={other}-gradient]").count() == int(after[f"{other}.depth"])
+
+
+def test_a_turn_of_a_knob_leaves_the_old_curves_pale_and_a_story_takes_them_away(playground):
+    page = playground("steps=40")
+    page.settled(40)
+    pale = "[...document.querySelectorAll('.curve.before')].map((curve) => curve.getAttribute('points') ?? '')"
+    assert set(page.page.evaluate(pale)) <= {""}
+    now = page.page.locator(".curve:not(.before)").first.get_attribute("points")
+    page.turn("A", "gain", "ArrowRight")
+    assert now in page.page.evaluate(pale)
+    page.press("story-rate")
+    page.settled(0)
+    assert set(page.page.evaluate(pale)) == {""}
+
+
+def test_while_it_runs_nothing_is_told_of_where_it_stood(playground):
+    page = playground()
+    page.settled(0)
+    assert page.summary().startswith("Step 0.")
+    page.press("play")
+    assert page.summary() == ""
+    page.settled(300)
+    assert page.summary().startswith("Step 300.")
 
 
 def test_copying_a_side_leaves_one_knob_to_turn(playground):
@@ -346,6 +369,9 @@ def test_it_fits_the_window_and_axe_finds_nothing(playground, theme, width):
         assert min(box["width"], box["height"]) >= 24, "too small for a finger"
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+    cut_off = """[...document.querySelectorAll(".playground-layers :is(td, th, output, svg)")].filter((part) =>
+      part.getBoundingClientRect().right > part.closest(".playground-side").getBoundingClientRect().right)"""
+    assert page.page.evaluate(f"{cut_off}.length") == 0
     assert page.page.faults == []
     results = Axe().run(page.page, context="figure.slider")
     assert not results.response["violations"], results.generate_report()

@@ -74,12 +74,12 @@
     // ------------------------------------------------------------------- the state
 
     const sides = NAMES.map((name) => {
-      const controls = new Knobs(name, panel.id, knobs, () => { pause(); restart(); });
+      const controls = new Knobs(name, panel.id, knobs, () => { pause(); restart(0, true); });
       const table = layerTable(name);
       const [head, loss, accuracy] = ["name", "loss", "accuracy"].map((value) => {
         return html("output", { name: `${name}-${value}`, "aria-live": "off" });
       });
-      return { name, controls, table, head, loss, accuracy, losses: [], accuracies: [], layers: null, diverged: null };
+      return { name, controls, table, head, loss, accuracy, losses: [], accuracies: [], layers: null, diverged: null, before: null };
     });
     let id = 0, steps = 0, seed = 0, playing = false, waiting = false, drawn = 0, looked = 0;
     let end = 0; // where playing pauses by itself
@@ -91,11 +91,13 @@
 
     // ------------------------------------------------------------------- what the worker does
 
-    /** New networks from what the knobs say, and so many steps at once. */
-    function restart(count = 0) {
+    /** New networks from what the knobs say, and so many steps at once. After a turn of a knob the old curves stay. */
+    function restart(count = 0, turned = false) {
       for (const side of sides) {
         side.controls.tell();
         side.settings = side.controls.settings();
+        if (!turned) side.before = null;
+        else if (side.losses.length) side.before = { losses: side.losses, accuracies: side.accuracies };
         Object.assign(side, { losses: [], accuracies: [], layers: null, diverged: null });
         root.style.setProperty(`--${side.name}`, methods[side.settings.norm].colour);
       }
@@ -158,6 +160,7 @@
       if (steps >= MOST_STEPS || sides.every((side) => side.diverged !== null)) restart();
       playing = true;
       root.setAttribute("aria-busy", "true");
+      summary.textContent = ""; // it was about where this stood
       end = steps < (story()?.steps ?? 0) ? story().steps : MOST_STEPS;
       tellPlaying();
       if (!waiting) goOn();
@@ -202,11 +205,13 @@
       let length = story()?.steps ?? 200;
       while (length < steps) length *= 2;
       const size = Math.ceil(length / POINTS);
-      const curve = (side, points) => ({ name: side.name, diverged: side.diverged !== null, points });
-      lossPlot.draw(sides.map((side) => curve(side, thinned(side.losses, size))), length);
-      accuracyPlot.draw(sides.map((side) => {
-        return curve(side, side.accuracies.map((one) => [one.steps, one[testMode()]]));
-      }), length);
+      const curve = (side, points) => ({
+        name: side.name, diverged: side.diverged !== null, points: points(side), before: side.before ? points(side.before) : [],
+      });
+      const losses = (run) => thinned(run.losses.slice(0, length), size);
+      const accuracies = (run) => run.accuracies.filter((one) => one.steps <= length).map((one) => [one.steps, one[testMode()]]);
+      lossPlot.draw(sides.map((side) => curve(side, losses)), length);
+      accuracyPlot.draw(sides.map((side) => curve(side, accuracies)), length);
       for (const side of sides) {
         const loss = side.losses.length ? format(recentLoss(side), 2) : "–";
         tell(side.head, `${side.name} · ${title(side)}`);
@@ -284,7 +289,7 @@
       storyButtons.forEach((made, i) => made.setAttribute("aria-pressed", String(stories[i] === now)));
       told.replaceChildren(...(now
         ? [`${now.watch} `, html("a", { href: `${now.chapter}.html` }, `Why: ${now.chapterTitle}`), "."]
-        : ["Your own experiment: turn a knob, press Play, and see which network learns."]));
+        : ["Your own experiment, from step 0: press Play. Pale curves show the networks before you turned a knob."]));
     }
 
     const playButton = button("Play", () => (playing ? pause() : play()), "play");
@@ -310,7 +315,7 @@
     const copy = (from, to) => button(`Copy ${NAMES[from]} to ${NAMES[to]}`, () => {
       pause();
       sides[to].controls.turn(sides[from].settings);
-      restart();
+      restart(0, true);
     }, `copy-${NAMES[from]}`);
     const panels = sides.map((side, i) => html("section", { class: `playground-side of-${side.name}`, "aria-label": `Network ${side.name}` },
       html("div", { class: "playground-head" }, side.head,

@@ -43,23 +43,28 @@ const PlaygroundView = (() => {
       const x = { min: 0, max: steps, ticks: [0, steps / 2, steps], label: "step" };
       plot = new Plot(box, { width: 340, height: 200, x, y }, id);
       for (const [name, dash] of Object.entries(DASHES)) {
-        const curve = svg("polyline", { class: `curve of-${name}`, "stroke-dasharray": dash });
+        const [before, curve] = ["curve before", "curve"].map((kind) => {
+          return svg("polyline", { class: `${kind} of-${name}`, "stroke-dasharray": dash });
+        });
         const label = svg("text", { class: "end" });
-        plot.layer.append(curve);
+        plot.layer.append(before, curve);
         box.append(label);
-        lines[name] = { curve, label };
+        lines[name] = { before, curve, label };
       }
     }
 
-    /** @param {{name: string, points: number[][], diverged: boolean}[]} networks */
+    const onPlot = (points) => points.filter(([, value]) => Number.isFinite(value)).map(([step, value]) => [plot.X(step), plot.Y(value)]);
+    const polyline = (places) => places.map((place) => place.map((at) => at.toFixed(1))).join(" ");
+
+    /** @param {{name: string, points: number[][], before: number[][], diverged: boolean}[]} networks */
     function draw(networks, steps) {
       if (length !== steps) frame(steps);
       const { top, bottom } = plot.frame;
-      const ends = networks.map(({ name, points, diverged }) => {
-        const known = points.filter(([, value]) => Number.isFinite(value));
-        const places = known.map(([step, value]) => [plot.X(step), plot.Y(value)]);
+      const ends = networks.map(({ name, points, before, diverged }) => {
+        const places = onPlot(points);
         if (places.length === 1) places.push([places[0][0] + 3, places[0][1]]); // one point is a short line
-        lines[name].curve.setAttribute("points", places.map((place) => place.map((at) => at.toFixed(1))).join(" "));
+        lines[name].curve.setAttribute("points", polyline(places));
+        lines[name].before.setAttribute("points", polyline(onPlot(before)));
         const [x, at] = places.at(-1) ?? [-99, 0];
         return { name, text: diverged ? `${name} ×` : name, x: x + 5, y: Math.min(Math.max(at, top), bottom) };
       });
