@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
 import pytest
 
 from bnbook import experiments
-from bookbuild import execute, keys, notebooks, portable, results
+from bookbuild import execute, from_nbval, keys, notebooks, portable, results
 
 CHAPTERS = results.chapters()
 LABELS = portable.labels()
@@ -363,3 +364,62 @@ def test_a_download_shows_the_picture_of_what_moves_on_the_built_page(page):
         assert base64.b64decode(cell.attachments[name]["image/png"]).startswith(b"\x89PNG")
         assert f"](attachment:{name})\n\n*Fig. " in cell.source
     nbformat.validate(notebook)
+
+
+class Kernel:
+    """Answers as nbval's kernel does, to a question about the modules that are loaded."""
+
+    def __init__(self, modules):
+        contents = [{"name": "stdout", "text": f"{modules}\n"}, {"execution_state": "idle"}]
+        self.messages = iter([{"content": content} for content in contents])
+
+    def execute_cell_input(self, source, **_):
+        assert source == execute.LOADED
+
+    def await_reply(self, *_, **__): ...
+
+    def get_message(self, **_):
+        return next(self.messages)
+
+
+@pytest.fixture
+def ran(book, monkeypatch):
+    """Let a keeper follow nbval through a notebook of two cells, the second of which passes or not."""
+    monkeypatch.setattr(from_nbval, "NOTEBOOKS", book / "notebooks")
+    page = book / "book/tiny.md"
+    write(page, "1 + 1", "2 + 2")
+    keys.forget()
+    notebook = notebooks.read_source(page, portable.labels())
+    for count, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+        cell.execution_count = count + 1
+    nbformat.write(notebook, notebooks.pair_of(page))
+
+    def follow(passed=True, modules=""):
+        keeper = from_nbval.Keeper()
+        parent = SimpleNamespace(nb=notebook, kernel=Kernel(modules))
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        for cell, good in zip(code, (True, passed), strict=True):
+            outputs = [nbformat.v4.new_output("stream", text=cell.source)]
+            item = SimpleNamespace(
+                parent=parent, path=notebooks.pair_of(page), cell=cell, test_outputs=outputs
+            )
+            keeper.ran(item, good, 2.0)
+        return results.find_result(page)
+
+    follow.page = page
+    return follow
+
+
+def test_what_nbval_found_as_stored_is_kept_for_the_page(ran, capsys):
+    kept = ran()
+    assert kept.seconds == 4
+    assert [outputs[0]["text"] for outputs in kept.outputs] == ["1 + 1", "2 + 2"]
+    assert executed(capsys) == 0
+
+
+def test_what_failed_in_nbval_or_is_out_of_step_or_loads_more_than_its_key_says_is_not_kept(ran):
+    assert ran(passed=False) is None
+    assert ran(modules="bnbook.norms") is None
+    write(ran.page, "1 + 1", "2 + 3")
+    keys.forget()
+    assert ran() is None

@@ -17,7 +17,7 @@ from bookbuild.execute import LOADED
 from bookbuild.keys import chapter_key, closure
 from bookbuild.notebooks import problems
 from bookbuild.portable import labels
-from bookbuild.results import ANSWER, BOOK, NOTEBOOKS, chapters, keep_result, name_of, read_chapter
+from bookbuild.results import ANSWER, NOTEBOOKS, chapters, keep_result, name_of, read_chapter
 
 
 class Running:
@@ -47,6 +47,7 @@ class Keeper:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
+        """Look at each cell that nbval has run."""
         report = yield
         if call.when == "call" and item.path in self.pages:
             self.ran(item, report.passed, call.duration)
@@ -63,7 +64,8 @@ class Keeper:
             return
         running.outputs[id(item.cell)], running.seconds = item.test_outputs, running.seconds + seconds
         if item.cell is cells[-1] and len(running.outputs) == len(cells):
-            # What is out of step a test of its own tells; what a key misses, `execute`, which runs the page then.
+            # If it is out of step, a test of its own says so. If the key misses a module, `execute` has to
+            # run the page, and says so.
             in_step = not problems(running.page, labels())
             if in_step and not loaded(item.parent.kernel) - closure(running.page):
                 running.keep()
@@ -73,7 +75,9 @@ def loaded(kernel: Any) -> set[str]:
     """The modules of the package that a kernel of nbval has loaded."""
     asked, text = kernel.execute_cell_input(LOADED, allow_stdin=False), ""
     kernel.await_reply(asked, timeout=60)
-    while (message := kernel.get_message(stream="iopub", timeout=60))["content"].get("execution_state") != "idle":
+    while (message := kernel.get_message(stream="iopub", timeout=60))["content"].get(
+        "execution_state"
+    ) != "idle":
         text += message["content"].get("text", "")
     return set(text.split())
 
