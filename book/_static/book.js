@@ -4,10 +4,10 @@ if (location.protocol === "file:") {
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
 
-// What scrolls in itself can be scrolled with the keyboard. A formula gets its width when it comes into view.
-function focusWhatScrolls(entries) {
-  for (const { target } of entries) {
-    for (const element of [target, ...target.querySelectorAll("mjx-container")]) {
+// What scrolls in itself can be scrolled with the keyboard.
+function focusWhatScrolls(boxes) {
+  for (const box of boxes) {
+    for (const element of [box, ...box.querySelectorAll("mjx-container")]) {
       if (element.scrollWidth > element.clientWidth && element.clientWidth > 0) element.tabIndex = 0;
       else if (element.tabIndex === 0) element.removeAttribute("tabindex");
     }
@@ -62,6 +62,13 @@ window.addEventListener("afterprint", () => {
   for (const fold of unfolded) fold.open = false;
 });
 window.addEventListener("load", () => {
-  const observer = new ResizeObserver(focusWhatScrolls);
-  for (const element of document.querySelectorAll("article div.math, article pre, article table")) observer.observe(element);
+  const resized = new ResizeObserver((entries) => focusWhatScrolls(entries.map(({ target }) => target)));
+  for (const element of document.querySelectorAll("article div.math, article pre, article table")) resized.observe(element);
+  // A formula is set when it comes near the window, and its box may keep its size.
+  const set = new MutationObserver((records) => {
+    const formulas = new Set(records.map(({ target }) => target.closest("div.math")));
+    formulas.delete(null);
+    focusWhatScrolls(formulas);
+  });
+  set.observe(document.body, { childList: true, subtree: true });
 });
