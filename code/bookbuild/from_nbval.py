@@ -26,15 +26,15 @@ class Running:
     def __init__(self, page: Path, cells: list[NotebookNode]) -> None:
         self.page, self.key = page, chapter_key(page)  # before the first cell: the page may change meanwhile
         self.wanted = [cell for cell in cells if ANSWER not in cell.metadata.get("tags", [])]
-        self.outputs: dict[int, list[NotebookNode]] = {}
+        self.outputs: list[list[NotebookNode]] = []  # of the wanted cells
         self.seconds = 0.0
 
     def keep(self) -> None:
         """Keep the outputs as the page's."""
         notebook = read_chapter(self.page)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        for cell, stored in zip(code, self.wanted, strict=True):
-            cell.outputs = self.outputs[id(stored)]
+        for cell, outputs in zip(code, self.outputs, strict=True):
+            cell.outputs = outputs
         keep_result(self.page, notebook, self.seconds, self.key)
 
 
@@ -62,8 +62,10 @@ class Keeper:
         if running is None or not passed:
             self.running.pop(item.path, None)
             return
-        running.outputs[id(item.cell)], running.seconds = item.test_outputs, running.seconds + seconds
-        if item.cell is cells[-1] and len(running.outputs) == len(cells):
+        running.seconds += seconds
+        if item.cell in running.wanted:
+            running.outputs.append(item.test_outputs)
+        if item.cell is cells[-1] and len(running.outputs) == len(running.wanted):
             # If it is out of step, a test of its own says so. If the key misses a module, `execute` has to
             # run the page, and says so.
             in_step = not problems(running.page, labels())
@@ -73,12 +75,11 @@ class Keeper:
 
 def loaded(kernel: Any) -> set[str]:
     """The modules of the package that a kernel of nbval has loaded."""
-    asked, text = kernel.execute_cell_input(LOADED, allow_stdin=False), ""
-    kernel.await_reply(asked, timeout=60)
-    while (message := kernel.get_message(stream="iopub", timeout=60))["content"].get(
-        "execution_state"
-    ) != "idle":
-        text += message["content"].get("text", "")
+    kernel.await_reply(kernel.execute_cell_input(LOADED, allow_stdin=False), timeout=60)
+    text, state = "", "busy"
+    while state != "idle":
+        content = kernel.get_message(stream="iopub", timeout=60)["content"]
+        text, state = text + content.get("text", ""), content.get("execution_state", state)
     return set(text.split())
 
 
