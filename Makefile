@@ -10,6 +10,16 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
+# make nbval INSTRUCTIONS=plain computes as a processor without AVX does: another order of additions.
+ifeq ($(INSTRUCTIONS),plain)
+export ATEN_CPU_CAPABILITY := default
+export MKL_CBWR := COMPATIBLE
+export ONEDNN_MAX_CPU_ISA := SSE41
+export OPENBLAS_CORETYPE := Prescott
+else ifneq ($(INSTRUCTIONS),)
+$(error INSTRUCTIONS: got $(INSTRUCTIONS), allowed is plain)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help book live execute notebooks check replicate hooks lab serve pdf test lint unit nbval test-web bench bench-page lock clean
 
@@ -86,7 +96,7 @@ nbval: $(READY)
 	  --numprocesses auto --dist loadscope
 
 test-web: book  ## open the built pages in Chromium, with the network blocked
-	$(BIN)/python -m pytest -c tests/pytest.ini tests/web --numprocesses auto
+	$(BIN)/python -m pytest -c tests/pytest.ini tests/web --numprocesses auto --dist worksteal
 
 bench: $(READY)  ## ratios of our times to those of peers
 	$(BIN)/python benchmarks/bench_norms.py

