@@ -242,8 +242,8 @@ def test_a_shipped_map_has_every_point_of_its_grid_once(name, grid):
 def amplifies_rounding(name, point, values):
     """Whether another processor, which adds in another order, trains to another number.
 
-    Norms over few values, deep networks of ReLUs behind batch norm, curvatures, and long runs at large rates do:
-    seen with AVX-512, AVX2 and plain instructions. All others agreed within 5 %.
+    Norms over few values, deep networks of ReLUs behind batch norm, curvatures, and long runs do: seen with
+    AVX-512, AVX2 and plain instructions. All others agreed within 5 %.
     """
     of_few = 2 in (point.get("m"), point.get("N")) or point.get("side") in ("2", "last 2")
     of_few |= name == "accelerating" and point.get("m") == 4

@@ -47,6 +47,10 @@ document.addEventListener("DOMContentLoaded", () => {
   // The theme leaves the book's title outside of all landmarks.
   document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
   document.querySelector(".bd-sidebar-primary")?.setAttribute("aria-label", "Book");
+  // A label hides what one reads on it from who speaks to the page.
+  for (const labelled of document.querySelectorAll("details.hide > summary, .search-button-field")) {
+    labelled.removeAttribute("aria-label");
+  }
   // The bibliography's entries have a role that ARIA has dropped.
   for (const entry of document.querySelectorAll(".citation-list, .citation-list [role]")) {
     entry.removeAttribute("role");

@@ -10,16 +10,15 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browser import HTML, SETTLED_MS
+from browser import HTML, PAGES, SETTLED_MS, violations
 from bs4 import BeautifulSoup
 from PIL import Image
+from playwright.sync_api import expect
 
 from bookbuild.pdf import joined, printed_pages
 from bookbuild.portable import labels
 from bookbuild.results import chapters, name_of
 
-PAGES = [*sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("book/**/*.html")), "search.html"]
 CHAPTERS = [f"book/{name_of(path)}.html" for path in chapters() if path.stem != "field_guide"]
 
 
@@ -27,19 +26,21 @@ def test_the_book_was_built():
     assert set(CHAPTERS) < set(PAGES), "run `make book` first"
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_opens_without_a_network_without_a_fault(open_page, name):
-    page = open_page(name, maths=True)
-    assert page.faults == []
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+def test_a_page_opens_without_a_network_without_a_fault(wide):
+    assert wide.faults == []
+    assert wide.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_shows_its_maths_and_its_figures(open_page, name):
-    page = open_page(name, maths=True)  # which waits for all formulas
-    assert "/deeper/" in name or page.locator("mjx-container svg").count() > 0
-    figures = page.locator("figure img")
-    assert figures.count() > 0
+def test_a_page_has_one_search_box(wide):
+    buttons = wide.locator(".search-button__button:visible, .search-button-field:visible")
+    assert buttons.count() == 1
+
+
+def test_a_chapter_shows_its_maths_and_a_page_its_figures(wide):
+    is_chapter = wide.name in CHAPTERS
+    assert not is_chapter or "/deeper/" in wide.name or wide.locator("mjx-container svg").count() > 0
+    figures = wide.locator("figure img")
+    assert not is_chapter or figures.count() > 0
     for image in figures.all():
         image.scroll_into_view_if_needed()
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth > 0)")
@@ -122,12 +123,10 @@ def test_the_formulas_that_scroll_and_no_others_can_be_scrolled_with_the_keyboar
     assert page.locator("span.math[tabindex]").count() == 0
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_does_not_scroll_sideways_on_a_phone(open_page, name):
-    page = open_page(name, width=375, maths=True)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    assert page.faults == []
-    cut_off = page.evaluate(
+def test_a_page_does_not_scroll_sideways_on_a_phone(phone):
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 375
+    assert phone.faults == []
+    cut_off = phone.evaluate(
         """() => {
           const scrolls = (e) => e !== document.documentElement
             && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
@@ -232,34 +231,31 @@ def test_figures_are_as_dark_as_their_page_and_photographs_as_they_are(open_page
     assert photo.evaluate("image => getComputedStyle(image).filter").startswith("invert") is False
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_has_one_search_box(open_page, name):
-    page = open_page(name)
-    buttons = page.locator(".search-button__button:visible, .search-button-field:visible")
-    assert buttons.count() == 1
-
-
-COLOURS = ["color-contrast", "link-in-text-block"]
-
-
 # Colours differ by theme, structure by width: all rules in a wide window, colours again in the dark, and all
 # but contrast, which takes most of axe's time, on a phone.
-@pytest.mark.parametrize("width", [1280, 375])
-@pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing(open_page, name, width):
-    page = open_page(name, width, maths=True)
+def test_axe_finds_nothing(wide):
+    assert not violations(wide)
 
-    def find(theme, **options):
-        assert page.locator("html").get_attribute("data-theme") == theme
-        results = Axe().run(page, options=options)
-        assert not results.response["violations"], results.generate_report()
 
-    if width == 375:
-        find("light", rules={"color-contrast": {"enabled": False}})
-    else:
-        find("light")
-        page.locator("button.theme-switch-button:visible").click()
-        find("dark", runOnly={"type": "rule", "values": COLOURS})
+def test_axe_finds_nothing_in_the_dark(wide):
+    colours = ["color-contrast", "link-in-text-block"]
+    wide.emulate_media(color_scheme="dark")
+    try:
+        expect(wide.locator("html")).to_have_attribute("data-theme", "dark")
+        assert not violations(wide, runOnly={"type": "rule", "values": colours})
+    finally:
+        wide.emulate_media(color_scheme="light")
+        expect(wide.locator("html")).to_have_attribute("data-theme", "light")
+
+
+def test_axe_finds_nothing_on_a_phone(phone):
+    assert not violations(phone, rules={"color-contrast": {"enabled": False}})
+
+
+def test_a_button_changes_the_theme(open_page):
+    page = open_page("book/start.html")
+    page.locator("button.theme-switch-button:visible").click()
+    assert page.locator("html").get_attribute("data-theme") == "dark"
 
 
 class Anchors(HTMLParser):
