@@ -261,5 +261,8 @@ def test_a_shipped_map_is_what_the_code_measures(name, grid):
         values = {key: value for key, value in row.items() if key not in grid and not isinstance(value, str)}
         if "trained" in values:  # the share of 30 networks above a threshold, where one may lie on the fence
             assert stored["trained"] == pytest.approx(values.pop("trained"), abs=100 / 30 + 0.01)
-        rel = 0.6 if amplifies_rounding(name, point, values) else 0.05
+        rel = 0.05
+        if amplifies_rounding(name, point, values):
+            rel = 0.6
+            values = {key: value for key, value in values.items() if np.isfinite([value, stored[key]]).all()}
         assert {key: stored[key] for key in values} == pytest.approx(values, rel=rel, nan_ok=True)
