@@ -44,17 +44,20 @@ TAB_STOPS_ARE_SET = """() => [...document.querySelectorAll(
     'article :is(mjx-container[display], pre, .pst-scrollable-table-container)')].every((e) =>
   e.scrollWidth <= e.clientWidth || e.tabIndex === 0 || getComputedStyle(e).overflowX !== 'auto')"""
 
-# The newest copy that PyPI has is older, and lacks rules.
-AXE = {
-    "url": "https://registry.npmjs.org/axe-core/-/axe-core-4.14.1.tgz",
-    "known_hash": "sha256:e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745",
-}
+# PyPI's copy is older, and lacks rules.
+AXE = "axe-core-4.14.1.tgz"
+FROM_NPM = pooch.create(
+    path=pooch.os_cache("bnbook"),
+    base_url="https://registry.npmjs.org/axe-core/-/",
+    registry={AXE: "sha256:e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"},
+    retry_if_failed=3,
+)
 
 
 @cache
 def axe():
     """The newest axe, fetched once."""
-    with tarfile.open(pooch.retrieve(**AXE)) as package:
+    with tarfile.open(FROM_NPM.fetch(AXE)) as package:
         return Axe(package.extractfile("package/axe.min.js").read().decode())
 
 
